@@ -1,0 +1,33 @@
+# make quickstart: install, then a real small study. make test: install, then every check. Both need Python 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install quickstart test quick lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "Equipoise needs Python 3.11 or newer; this is %d.%d: make PYTHON=python3.11" % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	@echo "Installing Equipoise into .venv (about 6 GB with PyTorch; one to five minutes)"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	@touch $(STAMP)
+
+quickstart: install
+	@$(BIN)/equipoise quickstart
+
+test: install lint
+	$(BIN)/python -m pytest
+
+quick: install
+	$(BIN)/python -m pytest -m "not slow and not cluster"
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

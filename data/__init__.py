@@ -1,0 +1,1 @@
+"""Manifests, decoding, clip cache, mixtures, transforms and the miniature generator."""

@@ -1,0 +1,1 @@
+"""Pure PyTorch: token geometry, encoder, predictor, masks, objectives, VideoJEPA, probes, diagnostics."""

@@ -1,0 +1,255 @@
+"""Video-JEPA with auxiliary objectives: one module whose forward is one training step's loss.
+
+Shapes: B clips, F frames, S pixels a side, N tokens, K visible, M masked, T H W the token grid, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from equipoise.models import losses
+from equipoise.models.encoder import EncoderConfig, Kind, VideoEncoder
+from equipoise.models.geometry import TokenGrid
+from equipoise.models.masking import Mask, MaskConfig
+from equipoise.models.objectives import Latents, create
+from equipoise.models.predictor import Predictor, PredictorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Where the prediction target comes from.
+
+    Attributes:
+        mode: ``ema``: the moving average of the context encoder; ``self``: the context encoder itself.
+        momentum: of the moving average; 0.99925 is the published value.
+        stop_gradient: False lets the gradient into the target with ``self``, as the published code does.
+    """
+
+    mode: Literal["ema", "self"] = "ema"
+    momentum: float = 0.99925
+    stop_gradient: bool = True
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by the settings layer, which owns the checks of types
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"teacher momentum is {self.momentum}; expected 0 <= momentum < 1")
+        if self.mode == "ema" and not self.stop_gradient:
+            raise ValueError("teacher stop_gradient: false has no effect with mode ema; set mode: self or leave it true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JepaConfig:
+    """Everything that fixes the model's shapes and its targets.
+
+    Attributes:
+        frames: frames of a video clip.
+        size: side of a clip in pixels.
+        encoder: context encoder, and so the target encoder.
+        predictor: predictor.
+        masks: block masks drawn in one step.
+        teacher: where the target comes from.
+    """
+
+    frames: int = 16
+    size: int = 224
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by the settings layer, which owns the checks of types
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.frames % self.encoder.tubelet:
+            raise ValueError(f"frames is {self.frames}; expected a multiple of the tubelet length {self.encoder.tubelet}")
+        if self.size < 1 or self.size % self.encoder.patch:
+            raise ValueError(f"size is {self.size} px; expected a multiple of the patch side {self.encoder.patch}")
+
+    def grid(self, kind: Kind = "video") -> TokenGrid:
+        """Token grid of a video clip, or of a still image (one time slot)."""
+        side = self.size // self.encoder.patch
+        time = self.frames // self.encoder.tubelet if kind == "video" else 1
+        tubelet = self.encoder.tubelet if kind == "video" else 1
+        return TokenGrid(time, side, side, patch=self.encoder.patch, tubelet=tubelet)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss objective of a mix.
+
+    Attributes:
+        name: one of ``list_objectives()`` of kind ``loss``.
+        params: its parameters.
+        detached: compute it without gradient, as the published code does to latent dynamics beside ``hard_region``.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    detached: bool = False
+
+
+@dataclass
+class ClipGroup:
+    """Clips of one kind that go through the model together.
+
+    Attributes:
+        clip: float ``[B, 3, F, S, S]``, ImageNet-normalised; F is 1 for still images.
+        masks: one per mask policy, all rows cut to the same length.
+        still: bool ``[B]``, clips to leave out of every temporal term; None leaves none out.
+    """
+
+    clip: Tensor
+    masks: Sequence[Mask]
+    still: Tensor | None = None
+
+
+@dataclass
+class StepOutput:
+    """Result of one forward.
+
+    Attributes:
+        loss: what to minimise.
+        weighted: each live part of ``loss`` after its weight, by name (``jepa``, ``context``, objectives).
+        values: each part before its weight, detached.
+        student: the encoder outputs every part's gradient passes through.
+        target: ``[B, N, D]`` targets of the largest group, detached.
+    """
+
+    loss: Tensor
+    weighted: dict[str, Tensor]
+    values: dict[str, Tensor]
+    student: list[Tensor]
+    target: Tensor
+
+
+class VideoJEPA(nn.Module):
+    """Context encoder, target encoder, predictor and the heads of the objectives.
+
+    Args:
+        config: shapes and targets.
+        terms: loss objectives of the mix; their weights are given at every step.
+    """
+
+    def __init__(self, config: JepaConfig, terms: Sequence[Term] = ()) -> None:
+        super().__init__()
+        self.config = config
+        grid = config.grid()
+        channels = config.encoder.channels
+        self.encoder = VideoEncoder(config.encoder, grid)
+        self.predictor = Predictor(config.predictor, channels, grid, len(config.masks.blocks))
+        self.objectives = nn.ModuleDict({t.name: create(t.name, channels=channels, **t.params) for t in terms})
+        self.detached = frozenset(t.name for t in terms if t.detached)
+        # The copy is made after initialisation, so that both start equal.
+        self.target = ModelEmaV3(self.encoder, decay=config.teacher.momentum, exclude_buffers=True)
+        self.target.requires_grad_(False)
+
+    @property
+    def target_encoder(self) -> VideoEncoder:
+        """The moving average of the context encoder."""
+        return self.target.module  # type: ignore[no-any-return]
+
+    def update_target(self) -> None:
+        """Move the target encoder towards the context encoder; nothing happens with teacher mode ``self``."""
+        if self.config.teacher.mode == "ema":
+            self.target.update(self.encoder)
+
+    def targets(self, patches: Tensor, kind: Kind) -> Tensor:
+        """Target features on the whole grid.
+
+        Args:
+            patches: ``[B, N, P]``.
+            kind: video or image.
+
+        Returns:
+            ``[B, N, D]``, every level layer-normalised without affine parameters.
+        """
+        teacher = self.config.teacher
+        encoder = self.target_encoder if teacher.mode == "ema" else self.encoder
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not teacher.stop_gradient):
+            levels = encoder(patches, kind).unflatten(-1, (self.config.encoder.levels, -1))
+            return nn.functional.layer_norm(levels.float(), levels.shape[-1:]).flatten(-2)
+
+    def forward(
+        self, groups: Sequence[ClipGroup], weights: Mapping[str, float], context_weight: float = 0.0
+    ) -> StepOutput:
+        """Loss of one step.
+
+        A part is averaged over masks, then over groups by their number of clips; where it has no qualifying element it
+        is left out of both averages, and left out of the result if that leaves nothing.
+
+        Args:
+            groups: clips by kind.
+            weights: weight of every objective at this step; objectives with weight 0 are not computed.
+            context_weight: lambda of the context loss at this step; at 0 it is not computed.
+
+        Returns:
+            The loss and its parts.
+
+        Raises:
+            ValueError: if ``weights`` names an objective the model was not built with, or there is no clip.
+        """
+        unknown = sorted(set(weights) - set(self.objectives))
+        if unknown or not groups:
+            raise ValueError(f"no such objective in this mix: {unknown}" if unknown else "a step needs at least one clip")
+        active = [name for name in self.objectives if weights.get(name, 0.0) != 0.0]
+        collected: dict[str, list[tuple[int, Tensor]]] = {}
+        student: list[Tensor] = []
+        targets: list[Tensor] = []
+        for group in groups:
+            parts, z, h = self._group(group, active, context_weight)
+            student += z
+            targets.append(h)
+            for name, value in parts.items():
+                collected.setdefault(name, []).append((group.clip.shape[0], value))
+        values = {k: sum(n * v for n, v in vs) / sum(n for n, _ in vs) for k, vs in collected.items()}
+        scale = {"jepa": 1.0, "context": context_weight, **weights}
+        weighted = {k: scale[k] * v for k, v in values.items()}
+        loss = torch.stack(list(weighted.values())).sum()
+        largest = max(targets, key=len).detach()
+        return StepOutput(loss, weighted, {k: v.detach() for k, v in values.items()}, student, largest)
+
+    def _group(
+        self, group: ClipGroup, active: Sequence[str], context_weight: float
+    ) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
+        patches, kind = self.encoder.patches(group.clip)
+        grid = self.config.grid(kind)
+        h = self.targets(patches, kind)
+        parts: dict[str, list[Tensor]] = {}
+        student: list[Tensor] = []
+        for policy, mask in enumerate(group.masks):
+            z = self.encoder(patches, kind, mask.visible)
+            predicted, context = self.predictor(z, mask.visible, mask.masked, policy)
+            student.append(z)
+            h_masked = h.gather(1, mask.masked.unsqueeze(-1).expand(-1, -1, h.shape[-1]))
+            parts.setdefault("jepa", []).append(losses.prediction_loss(predicted, h_masked))
+            if context_weight:
+                value = losses.context_loss(context, h.unflatten(1, grid.shape), mask.visible, mask.masked, grid)
+                parts.setdefault("context", []).append(value)
+            latents = self._latents(group, grid, mask, z, h, predicted)
+            for name in active:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.detached):
+                    term = self.objectives[name](latents)
+                if term is not None:
+                    parts.setdefault(name, []).append(term)
+        return {k: torch.stack(v).mean() for k, v in parts.items()}, student, h
+
+    @staticmethod
+    def _latents(group: ClipGroup, grid: TokenGrid, mask: Mask, z: Tensor, h: Tensor, predicted: Tensor) -> Latents:
+        return Latents(
+            student=grid.scatter(z, mask.visible),
+            visible=grid.visible(mask.visible),
+            target=h.unflatten(1, grid.shape),
+            predicted=predicted,
+            masked=mask.masked,
+            clip=group.clip,
+            patch=grid.patch,
+            tubelet=grid.tubelet,
+            still=group.still,
+        )

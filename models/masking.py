@@ -1,0 +1,365 @@
+"""Block masks: which tokens the context encoder sees and which it has to predict.
+
+Shapes: B clips, T time slots, H rows, W columns, K visible tokens, M masked tokens, F frames.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from equipoise.models.checks import number
+from equipoise.models.geometry import TokenGrid
+
+ATTEMPTS = 100
+"""Draws of a block size, or of a clip's blocks, before an empty visible or masked set is an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """Blocks of one mask.
+
+    Attributes:
+        count: blocks drawn per clip; they may overlap.
+        area: share of the frame one block covers.
+    """
+
+    count: int
+    area: float
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by the settings layer, which owns the checks of types
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"block count is {self.count}; expected at least 1")
+        if not 0 < self.area < 1:
+            raise ValueError(f"block area is {self.area}; expected a share of the frame, above 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """Block masks drawn for every clip in one step; the defaults are the published ones.
+
+    Attributes:
+        blocks: one entry per mask.
+        aspect: lowest and highest height over width of a block.
+        cut: how rows are brought to the shortest of the batch: ``random`` drops a random subset, ``tail`` the end of
+            the sorted list, which is the end of the clip (V-JEPA, the published code).
+    """
+
+    blocks: tuple[BlockSpec, ...] = (BlockSpec(count=8, area=0.15), BlockSpec(count=2, area=0.7))
+    aspect: tuple[float, float] = (0.75, 1.5)
+    cut: Literal["random", "tail"] = "random"
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by the settings layer, which owns the checks of types
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise ValueError("mask blocks is empty; expected at least one block specification")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"mask aspect is {self.aspect}; expected 0 < lowest <= highest")
+        if self.cut not in ("random", "tail"):
+            raise ValueError(f"mask cut is {self.cut!r}; expected random or tail")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One mask of a batch; all rows have the same length.
+
+    Attributes:
+        visible: int64 ``[B, K]`` flat grid indices, ascending.
+        masked: int64 ``[B, M]`` flat grid indices, ascending; no index is in both.
+    """
+
+    visible: Tensor
+    masked: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Mask:
+        """The same mask on a device."""
+        return Mask(
+            self.visible.to(device, non_blocking=non_blocking), self.masked.to(device, non_blocking=non_blocking)
+        )
+
+
+@dataclass(frozen=True)
+class MotionGuided:
+    """Mask policy: blocks lie where the clip moves.
+
+    Attributes:
+        strength: s, exponent on a block's mean motion; 0 is uniform.
+        random_rate: r, share of draws that are uniform.
+    """
+
+    strength: float = 2.0
+    random_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        number("strength", self.strength, 0.0, sys.float_info.max)
+        number("random_rate", self.random_rate, 0.0, 1.0)
+
+    def origin_probabilities(self, motion_map: Tensor, block: tuple[int, int, int]) -> Tensor:
+        """Distribution of a block's first corner.
+
+        Proportional to (mean motion inside the block)^s for a share ``1 - r``, uniform for the rest; uniform throughout
+        where nothing moves.
+
+        Args:
+            motion_map: ``[T, H, W]``, or ``[B, T, H, W]``, not negative.
+            block: (t, h, w) of the block in tokens.
+
+        Returns:
+            float64 ``[T - t + 1, H - h + 1, W - w + 1]`` (with ``B`` first if the map had it); each clip's sums to 1.
+
+        Raises:
+            ValueError: if the block is empty or larger than the map.
+        """
+        inside = _block_mean(motion_map, block)
+        flat = inside.flatten(-3)
+        # Scaled by the largest first: high powers of small motion would underflow to 0 everywhere.
+        peak = flat.amax(-1, keepdim=True)
+        share = torch.where(peak > 0, flat / peak.clamp_min(torch.finfo(flat.dtype).tiny), 1.0).pow(self.strength)
+        guided = share / share.sum(-1, keepdim=True)
+        return ((1 - self.random_rate) * guided + self.random_rate / flat.shape[-1]).reshape(inside.shape)
+
+
+@dataclass(frozen=True)
+class FuturePredictive:
+    """Mask policy: only the first part of time can be visible; everything else is predicted.
+
+    A mask's block count is halved (published: 4 and 1 blocks instead of 8 and 2). One time slot has no future: still
+    images of one frame get ordinary block masks.
+
+    Attributes:
+        keep: share of time slots that can be visible.
+    """
+
+    keep: float = 0.5
+
+    def __post_init__(self) -> None:
+        if number("keep", self.keep, 0.0, 1.0, low_open=True) == 1.0:
+            raise ValueError("keep is 1: all of time could be visible and the policy would do nothing; set it below 1")
+
+    def slots(self, time: int) -> int:
+        """Time slots that can be visible, of ``time``; at least one, and at least one is left to predict."""
+        return min(max(1, round(time * self.keep)), time - 1)
+
+    def origin_probabilities(self, motion_map: Tensor, block: tuple[int, int, int]) -> Tensor:
+        """Distribution of a block's first corner: uniform. Arguments and result as in ``MotionGuided``."""
+        inside = _block_mean(motion_map, block)
+        return torch.full_like(inside, 1 / inside.shape[-3:].numel())
+
+
+MaskPolicy = MotionGuided | FuturePredictive
+
+
+def _block_mean(motion: Tensor, block: tuple[int, int, int]) -> Tensor:
+    shape = motion.shape[-3:]
+    if motion.ndim not in (3, 4) or any(not 1 <= b <= n for b, n in zip(block, shape, strict=True)):
+        raise ValueError(
+            f"block {block} does not fit a motion map of shape {tuple(motion.shape)}; expected 1 up to its size"
+        )
+    x = motion.double().reshape(-1, *shape)
+    x = functional.avg_pool3d(x.unsqueeze(1), block, stride=1).squeeze(1)
+    return x.reshape(*motion.shape[:-3], *x.shape[-3:])
+
+
+def motion_map(clip: Tensor, grid: TokenGrid, scale: Literal["clip", "published"] = "clip") -> Tensor:
+    """Mean absolute frame difference of every token.
+
+    A frame's difference is to the frame before it and counts for the token the later frame lies in; the first frame
+    takes the first difference there is. A clip of one frame has no motion.
+
+    Args:
+        clip: ``[B, 3, F, height, width]``, float or uint8; size as ``grid`` has it.
+        grid: the token grid.
+        scale: ``clip``: divided by the clip's own maximum (left at 0 where nothing moves). ``published``: slot t of
+            every clip divided by the maximum of clip t, as the published code does by broadcasting along a wrong axis;
+            that needs B = T there, here clip ``t mod B`` serves for other batches.
+
+    Returns:
+        float32 ``[B, T, H, W]``.
+
+    Raises:
+        ValueError: if the clip does not fit the grid, or for an unknown scale.
+    """
+    T, H, W = grid.shape
+    expected = (3, T * grid.tubelet, H * grid.patch, W * grid.patch)
+    if clip.ndim != 5 or tuple(clip.shape[1:]) != expected:
+        raise ValueError(
+            f"clip has shape {tuple(clip.shape)}; this token grid expects (B, {', '.join(map(str, expected))})"
+        )
+    if scale not in ("clip", "published"):
+        raise ValueError(f"motion scale is {scale!r}; expected clip or published")
+    if expected[1] == 1:
+        return torch.zeros(clip.shape[0], T, H, W, device=clip.device)
+    motion = clip.float().diff(dim=2).abs_().mean(dim=1)
+    motion = functional.avg_pool2d(motion, grid.patch)
+    motion = torch.cat([motion[:, :1], motion], dim=1).unflatten(1, (T, grid.tubelet)).mean(2)
+    peak = motion.amax(dim=(1, 2, 3)).clamp_min(1e-8)
+    if scale == "clip":
+        return motion / peak[:, None, None, None]
+    return motion / peak[torch.arange(T, device=peak.device) % len(peak)][:, None, None]
+
+
+@dataclass(frozen=True)
+class MaskSampler:
+    """Draws the masks of a batch.
+
+    As in V-JEPA one block size is drawn per batch and mask, and every block spans all of time.
+
+    Attributes:
+        grid: the token grid.
+        config: blocks, aspect, cutting.
+        motion_guided: draw origins by motion.
+        future_predictive: hide the later part of time.
+    """
+
+    grid: TokenGrid
+    config: MaskConfig = field(default_factory=MaskConfig)
+    motion_guided: MotionGuided | None = None
+    future_predictive: FuturePredictive | None = None
+
+    def sample(
+        self,
+        batch: int,
+        generator: torch.Generator,
+        motion: Tensor | None = None,
+        shares: Mapping[str, float] | None = None,
+    ) -> list[Mask]:
+        """Draw all masks of a batch; the same generator state gives the same masks.
+
+        Args:
+            batch: B.
+            generator: on the CPU.
+            motion: ``[B, T, H, W]`` from ``motion_map``; needed where ``motion_guided`` can be drawn and T > 1.
+            shares: probability that a clip follows a policy, by policy name; 1 where not named.
+
+        Returns:
+            One mask per block specification, on the CPU.
+
+        Raises:
+            ValueError: if the motion is missing or of another shape, a share is not a probability of a policy that is
+                on, or the blocks leave a clip nothing visible in 100 draws.
+        """
+        if batch < 1:
+            raise ValueError(f"batch is {batch}; expected at least 1")
+        shares = shares or {}
+        self._check(batch, motion, shares)
+        guided = self._follow("motion_guided", self.motion_guided, batch, shares, generator)
+        future = self._follow("future_predictive", self.future_predictive, batch, shares, generator)
+        host = motion.cpu() if motion is not None and bool(guided.any()) else None
+        return [self._mask(spec, batch, generator, host, guided, future) for spec in self.config.blocks]
+
+    def _check(self, batch: int, motion: Tensor | None, shares: Mapping[str, float]) -> None:
+        for name, share in shares.items():
+            if name not in ("motion_guided", "future_predictive") or getattr(self, name) is None:
+                raise ValueError(f"share of {name!r} given, but this sampler has no such policy; build it with one")
+            if not 0 <= share <= 1:
+                raise ValueError(f"share of {name} is {share}; expected a probability")
+        needed = self.motion_guided is not None and shares.get("motion_guided", 1.0) > 0 and self.grid.time > 1
+        if motion is None and needed:
+            raise ValueError("motion-guided masks need the motion of the clips; pass motion=motion_map(clip, grid)")
+        if motion is not None and tuple(motion.shape) != (batch, *self.grid.shape):
+            raise ValueError(f"motion has shape {tuple(motion.shape)}; expected {(batch, *self.grid.shape)}")
+
+    def _follow(
+        self, name: str, policy: MaskPolicy | None, batch: int, shares: Mapping[str, float], generator: torch.Generator
+    ) -> Tensor:
+        """Bool ``[B]``: which clips follow a policy. Neither has a meaning in a single time slot."""
+        if policy is None or self.grid.time == 1:
+            return torch.zeros(batch, dtype=torch.bool)
+        return torch.rand(batch, generator=generator) < shares.get(name, 1.0)
+
+    def _mask(
+        self,
+        spec: BlockSpec,
+        batch: int,
+        generator: torch.Generator,
+        motion: Tensor | None,
+        guided: Tensor,
+        future: Tensor,
+    ) -> Mask:
+        h, w = self._block_size(spec, generator)
+        origins = self._origins(batch, (h, w), motion, guided)
+        blocks = torch.where(future, max(1, spec.count // 2), spec.count)
+        hidden = self._hidden_places(origins, spec.count, blocks, (h, w), generator)
+        T, H, W = self.grid.shape
+        visible = ~hidden[:, None].expand(batch, T, H, W)
+        if self.future_predictive is not None and T > 1:
+            late = torch.arange(T) >= self.future_predictive.slots(T)
+            visible = visible & ~(future[:, None] & late)[:, :, None, None]
+        visible = visible.flatten(1)
+        kept = self._cut(visible, generator)
+        # "Everything else is predicted" holds after the cut too: tokens it dropped are masked for these clips.
+        unseen = ~torch.zeros_like(visible).scatter(1, kept, True)
+        masked = torch.where(future[:, None], unseen, ~visible)
+        return Mask(kept, self._cut(masked, generator))
+
+    def _block_size(self, spec: BlockSpec, generator: torch.Generator) -> tuple[int, int]:
+        _, H, W = self.grid.shape
+        tokens = max(1, int(H * W * spec.area))
+        low, high = self.config.aspect
+        for _ in range(ATTEMPTS):
+            aspect = low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+            h = min(H, max(1, round(math.sqrt(tokens * aspect))))
+            w = min(W, max(1, round(math.sqrt(tokens / aspect))))
+            if h * w < H * W:
+                return h, w
+        raise ValueError(
+            f"a block of {spec.area} of a {H}x{W} frame covers all of it in {ATTEMPTS} draws: nothing would be "
+            "visible; lower the block area or use a larger token grid"
+        )
+
+    def _origins(self, batch: int, block: tuple[int, int], motion: Tensor | None, guided: Tensor) -> Tensor:
+        """Probabilities of the block's first corner, ``[B, H - h + 1, W - w + 1]``."""
+        _, H, W = self.grid.shape
+        places = (H - block[0] + 1, W - block[1] + 1)
+        uniform = torch.full((batch, *places), 1 / (places[0] * places[1]), dtype=torch.float64)
+        if motion is None or self.motion_guided is None:
+            return uniform
+        by_motion = self.motion_guided.origin_probabilities(motion, (self.grid.time, *block)).squeeze(1)
+        return torch.where(guided[:, None, None], by_motion, uniform)
+
+    def _hidden_places(
+        self, origins: Tensor, count: int, blocks: Tensor, size: tuple[int, int], generator: torch.Generator
+    ) -> Tensor:
+        """Bool ``[B, H, W]``: union of the first ``blocks`` of ``count``; clips left with nothing visible draw again."""
+        _, H, W = self.grid.shape
+        columns = origins.shape[2]
+        hidden = torch.ones(len(origins), H, W, dtype=torch.bool)
+        for _ in range(ATTEMPTS):
+            full = hidden.flatten(1).all(1)
+            if not full.any():
+                return hidden
+            at = torch.multinomial(origins[full].flatten(1), count, replacement=True, generator=generator)
+            top, left = torch.div(at, columns, rounding_mode="floor"), at % columns
+            rows = _span(top, size[0], H) & (torch.arange(count) < blocks[full][:, None])[:, :, None]
+            hidden[full] = (rows[:, :, :, None] & _span(left, size[1], W)[:, :, None, :]).any(1)
+        if not hidden.flatten(1).all(1).any():
+            return hidden
+        raise ValueError(
+            f"{count} blocks of {size[0]}x{size[1]} tokens left a clip of {H}x{W} nothing visible in {ATTEMPTS} draws; "
+            "lower the block count or area, or use a larger token grid"
+        )
+
+    def _cut(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """Int64 ``[B, n]``: ascending indices of n true entries of every row of ``[B, N]``, n the fewest of any row."""
+        n = int(chosen.sum(1).min())
+        rank = torch.arange(chosen.shape[1], dtype=torch.float32).expand(chosen.shape)
+        if self.config.cut == "random":
+            rank = torch.rand(chosen.shape, generator=generator)
+        kept = torch.where(chosen, rank, torch.inf).topk(n, dim=1, largest=False, sorted=False).indices
+        return kept.sort(1).values
+
+
+def _span(start: Tensor, length: int, size: int) -> Tensor:
+    """Bool ``[..., size]``: True from ``start`` on for ``length`` entries."""
+    at = torch.arange(size)
+    return (at >= start.unsqueeze(-1)) & (at < start.unsqueeze(-1) + length)

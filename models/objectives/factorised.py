@@ -1,0 +1,45 @@
+"""Objectives that share the work between appearance and dynamics channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equipoise.models.objectives.base import Objective
+from equipoise.models.objectives.latents import Latents
+from equipoise.models.objectives.split import ChannelSplit
+
+
+class StaticAppearance(Objective):
+    """Mean over P of ``|dz|`` on the ``app`` channels: appearance should not change along time."""
+
+    def __init__(self, channels: int, *, app_ratio: float = 0.5, split: str = "channels", levels: int = 4) -> None:
+        super().__init__()
+        self.parts = ChannelSplit(channels, app_ratio, split, levels)
+
+    def forward(self, latents: Latents) -> Tensor | None:
+        """None without a pair."""
+        if not len(latents.pairs):
+            return None
+        return self.parts.take_app(latents.dz).abs().mean()
+
+
+class CrossCovariance(Objective):
+    """Mean of the squared covariances (n - 1) of ``app`` with ``dyn`` channels over all visible tokens of the batch."""
+
+    def __init__(self, channels: int, *, app_ratio: float = 0.5, split: str = "channels", levels: int = 4) -> None:
+        super().__init__()
+        self.parts = ChannelSplit(channels, app_ratio, split, levels)
+
+    def forward(self, latents: Latents) -> Tensor | None:
+        """None with fewer than two visible tokens."""
+        z = latents.tokens
+        if len(z) < 2:
+            return None
+        return cross_covariance(self.parts.take_app(z), self.parts.take_dyn(z)).square().mean()
+
+
+def cross_covariance(a: Tensor, b: Tensor) -> Tensor:
+    """Covariance matrix (n - 1) ``[A, C]`` between ``a`` ``[n, A]`` and ``b`` ``[n, C]``, never in half precision."""
+    with torch.autocast(a.device.type, enabled=False):
+        return (a - a.mean(0)).T @ (b - b.mean(0)) / (len(a) - 1)

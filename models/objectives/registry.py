@@ -1,0 +1,183 @@
+"""The 18 objectives as immutable records."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Literal, overload
+
+from equipoise.models.masking import FuturePredictive, MotionGuided
+from equipoise.models.objectives.action import Action, FactorizedAction
+from equipoise.models.objectives.factorised import CrossCovariance, StaticAppearance
+from equipoise.models.objectives.hamiltonian import Hamiltonian
+from equipoise.models.objectives.hard_region import HardRegion
+from equipoise.models.objectives.kinematic import (
+    KinematicAcceleration,
+    KinematicHuber,
+    KinematicSplit,
+    KinematicVelocity,
+)
+from equipoise.models.objectives.sigreg import SIGReg
+from equipoise.models.objectives.temporal import Delta, LatentDynamics, Spectral, TemporalContrast, VelocityGate
+
+Need = Literal["teacher", "clip", "head", "predictor"]
+Part = Literal["encoder", "predictor", "head"]
+
+
+@dataclass(frozen=True)
+class ObjectiveRecord:
+    """One objective.
+
+    Attributes:
+        name: how settings call it.
+        description: one line.
+        published_weight: weight in the published variants, the usual one of several; 1 for mask policies.
+        needs: what it reads besides the student: ``teacher`` features, ``predictor`` output, the ``clip``, a ``head``.
+        moves: what its gradient must reach (kinematic terms: with ``on`` "student").
+        source: where its definition comes from.
+        factory: builds it; losses take ``channels`` first.
+        kind: a ``loss`` term or a ``mask`` policy.
+    """
+
+    name: str
+    description: str
+    published_weight: float
+    needs: tuple[Need, ...]
+    moves: tuple[Part, ...]
+    source: str
+    factory: Callable[..., Any]
+    kind: Literal["loss", "mask"] = "loss"
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Parameters and their defaults."""
+        found = inspect.signature(self.factory).parameters
+        return MappingProxyType({k: p.default for k, p in found.items() if p.default is not p.empty})
+
+
+_PAPER = "Factorized Latent Dynamics for Video JEPA, arXiv 2605.17165"
+
+_RECORDS = (
+    ObjectiveRecord(
+        "hard_region", "prediction loss that counts badly predicted tokens more", 0.3,
+        ("teacher", "predictor"), ("encoder", "predictor"), _PAPER, HardRegion,
+    ),
+    ObjectiveRecord(
+        "static_appearance", "appearance channels stay the same along time", 0.05,
+        (), ("encoder",), _PAPER, StaticAppearance,
+    ),
+    ObjectiveRecord(
+        "cross_covariance", "appearance and dynamics channels are uncorrelated", 0.01,
+        (), ("encoder",), _PAPER, CrossCovariance,
+    ),
+    ObjectiveRecord(
+        "delta", "the student changes along time as the target does", 0.5,
+        ("teacher",), ("encoder",), _PAPER, Delta,
+    ),
+    ObjectiveRecord(
+        "latent_dynamics", "a head reads the target's coming change out of the student", 1.0,
+        ("teacher", "head"), ("encoder", "head"), _PAPER, LatentDynamics,
+    ),
+    ObjectiveRecord(
+        "temporal_contrast", "the student is nearer to the target now than to the next one", 0.5,
+        ("teacher",), ("encoder",), _PAPER, TemporalContrast,
+    ),
+    ObjectiveRecord(
+        "spectral", "student and target agree in their spectra along time, high frequencies first", 1.0,
+        ("teacher",), ("encoder",), _PAPER, Spectral,
+    ),
+    ObjectiveRecord(
+        "action", "a head reads the coming change of colour out of the student", 1.0,
+        ("clip", "head"), ("encoder", "head"), _PAPER, Action,
+    ),
+    ObjectiveRecord(
+        "factorized_action", "action read from the dynamics channels only", 1.0,
+        ("clip", "head"), ("encoder", "head"), _PAPER, FactorizedAction,
+    ),
+    ObjectiveRecord(
+        "kinematic_velocity", "features change little along time", 1.0,
+        (), ("encoder",), _PAPER, KinematicVelocity,
+    ),
+    ObjectiveRecord(
+        "kinematic_huber", "features change little along time, Huber penalty", 0.1,
+        (), ("encoder",), _PAPER, KinematicHuber,
+    ),
+    ObjectiveRecord(
+        "kinematic_acceleration", "features change at constant speed", 0.1,
+        (), ("encoder",), _PAPER, KinematicAcceleration,
+    ),
+    ObjectiveRecord(
+        "kinematic_split", "the first channels change at constant speed", 0.1,
+        (), ("encoder",), _PAPER, KinematicSplit,
+    ),
+    ObjectiveRecord(
+        "sigreg", "visible tokens are distributed as a standard Gaussian", 1.0,
+        (), ("encoder",), "LeJEPA, arXiv 2511.08544", SIGReg,
+    ),
+    ObjectiveRecord(
+        "hamiltonian", "a learned energy carries the student to the next target", 1.0,
+        ("teacher", "head"), ("encoder", "head"), _PAPER, Hamiltonian,
+    ),
+    ObjectiveRecord(
+        "velocity_gate", "features stay the same where the target hardly moves", 1.0,
+        ("teacher",), ("encoder",), _PAPER, VelocityGate,
+    ),
+    ObjectiveRecord(
+        "motion_guided", "masking: blocks lie where the clip moves", 1.0,
+        ("clip",), (), _PAPER, MotionGuided, "mask",
+    ),
+    ObjectiveRecord(
+        "future_predictive", "masking: only the first part of time can be visible", 1.0,
+        (), (), _PAPER, FuturePredictive, "mask",
+    ),
+)  # fmt: skip
+_BY_NAME = MappingProxyType({r.name: r for r in _RECORDS})
+
+
+def list_objectives() -> tuple[ObjectiveRecord, ...]:
+    """The 18 records, in the order of the design's table."""
+    return _RECORDS
+
+
+@overload
+def create(name: Literal["motion_guided"], channels: int | None = None, **params: Any) -> MotionGuided: ...
+@overload
+def create(name: Literal["future_predictive"], channels: int | None = None, **params: Any) -> FuturePredictive: ...
+@overload
+def create(name: str, channels: int | None = None, **params: Any) -> Any: ...
+
+
+def create(name: str, channels: int | None = None, **params: Any) -> Any:
+    """Build an objective.
+
+    Args:
+        name: one of ``list_objectives()``.
+        channels: D, channels of the features; mask policies do without.
+        params: its parameters; ``ObjectiveRecord.params`` has the defaults.
+
+    Returns:
+        An ``Objective`` (an ``nn.Module``), or for the two mask policies a frozen record for ``MaskSampler``.
+
+    Raises:
+        ValueError: for an unknown name or parameter, naming the nearest; for a bad value; without ``channels``.
+    """
+    record = _BY_NAME.get(name)
+    if record is None:
+        raise ValueError(f"unknown objective {name!r}; {_nearest(name, _BY_NAME)}")
+    for key in params:
+        if key not in record.params:
+            raise ValueError(f"unknown parameter {key!r} of {name}; {_nearest(key, record.params)}")
+    if record.kind == "mask":
+        return record.factory(**params)
+    if not isinstance(channels, int) or channels < 1:
+        raise ValueError(f"{name} needs channels, the width of the features; {channels!r} given, expected at least 1")
+    return record.factory(channels, **params)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.0)
+    return f"nearest is {near[0]!r}, known are {', '.join(names)}" if near else "it has no parameters"

@@ -1,0 +1,107 @@
+"""SIGReg: visible tokens should be distributed as a standard Gaussian (LeJEPA, arXiv 2511.08544)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from equipoise.models.checks import flag, integer, number
+from equipoise.models.objectives.base import Objective
+from equipoise.models.objectives.latents import Latents
+
+
+class SIGReg(Objective):
+    """Sliced Epps-Pulley test of all visible tokens of the batch.
+
+    The value is the mean over ``slices`` random unit directions of ``epps_pulley`` of the tokens projected on them,
+    times the number of tokens n unless ``per_token`` (the published code has the factor n).
+
+    The directions of a call are drawn from ``(seed, calls so far in training mode)``: seed is torch's initial seed when
+    the objective is built, so two trainings from one seed draw the same directions and a worker group built from one
+    seed shares them. Both numbers are in the state dict: a resumed training goes on with the directions that come next.
+    In evaluation mode calls are not counted.
+    """
+
+    def __init__(
+        self, channels: int, *, slices: int = 1024, nodes: int = 17, t_max: float = 3.0, per_token: bool = True
+    ) -> None:
+        super().__init__()
+        self.slices = integer("slices", slices, 1)
+        self.nodes = integer("nodes", nodes, 2)
+        self.t_max = number("t_max", t_max, 0.0, low_open=True)
+        self.per_token = flag("per_token", per_token)
+        self.seed = torch.initial_seed()
+        self.calls = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Where the stream of directions stands."""
+        return {"seed": self.seed, "calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on from ``get_extra_state``."""
+        self.seed, self.calls = state["seed"], state["calls"]
+
+    def directions(self, channels: int, device: torch.device) -> Tensor:
+        """Unit columns ``[D, slices]`` of the coming call."""
+        # Drawn on the CPU: the numbers do not depend on the device, and no state has to be read back from it.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.calls) % 2**63)
+        drawn = torch.randn(channels, self.slices, generator=generator)
+        return (drawn / drawn.norm(dim=0)).to(device, non_blocking=True)
+
+    def forward(self, latents: Latents) -> Tensor | None:
+        """None without a visible token."""
+        z = latents.tokens
+        if not len(z):
+            return None
+        directions = self.directions(z.shape[1], z.device).to(z.dtype)
+        self.calls += self.training
+        with torch.autocast(z.device.type, enabled=False):
+            value = epps_pulley(z @ directions, self.nodes, self.t_max).mean()
+        return value if self.per_token else value * len(z)
+
+
+def epps_pulley(x: Tensor, nodes: int = 17, t_max: float = 3.0) -> Tensor:
+    """Epps-Pulley distance of samples to the standard Gaussian.
+
+    The integral over ``[-t_max, t_max]`` of ``|phi(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2)``, phi the empirical
+    characteristic function: twice the trapezoid sum over ``nodes`` equidistant nodes on ``[0, t_max]``. No factor n.
+
+    Args:
+        x: ``[n, S]``, n samples of S projections.
+        nodes: nodes on ``[0, t_max]``, both ends included; at least 2.
+        t_max: end of the window.
+
+    Returns:
+        ``[S]``.
+    """
+    return _EppsPulley.apply(x, nodes, t_max)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _EppsPulley(torch.autograd.Function):
+    """``epps_pulley`` with the memory of two or three copies of x: plain autograd keeps two per node."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, nodes: int, t_max: float) -> Tensor:
+        step = t_max / (nodes - 1)
+        value = x.new_zeros(x.shape[1])
+        gradient = torch.zeros_like(x)
+        for k in range(nodes):
+            t = k * step
+            window = math.exp(-t * t / 2)
+            weight = (step if k in (0, nodes - 1) else 2 * step) * window
+            angle = x * t
+            cos, sin = angle.cos(), angle.sin_()
+            real, imaginary = cos.mean(0) - window, sin.mean(0)
+            value += weight * (real.square() + imaginary.square())
+            gradient += (2 * weight * t / len(x)) * (imaginary * cos - real * sin)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * grad, None, None

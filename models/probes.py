@@ -1,0 +1,185 @@
+"""Banks of frozen-encoder probes: one set of features, a grid of hyper-parameters, all trained side by side.
+
+Shapes: G probes of the bank, n items of a batch, K tokens, D channels, A heads, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class LinearBank(nn.Module):
+    """G linear classifiers on one vector per item.
+
+    Args:
+        probes: G.
+        channels: D.
+        classes: C.
+        generator: draws the initial weights.
+    """
+
+    def __init__(self, probes: int, channels: int, classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        # One draw for all G: probes of a bank differ in hyper-parameters only.
+        weight = torch.randn(channels, classes, generator=generator) * 0.01
+        self.weight = nn.Parameter(weight.repeat(probes, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(probes, 1, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[G, n, C]`` of items ``[n, D]``."""
+        return torch.baddbmm(self.bias, x.expand(len(self.weight), -1, -1), self.weight)
+
+
+class AttentiveBank(nn.Module):
+    """G attentive classifiers: a class token attends once, with several heads, over all tokens of an item.
+
+    A class-token query does not depend on the item, so a head's score of token x is one dot product with
+    ``u = W_k^T q`` and its output is ``W_v`` applied to the attention-weighted mean of the tokens: keys and values are
+    never formed, which is equal in exact arithmetic and needs about D / A times fewer operations. (A key bias adds the
+    same to every token's score and drops out of the softmax.)
+
+    Args:
+        probes: G.
+        channels: D.
+        classes: C.
+        heads: A; divides D.
+        generator: draws the initial weights.
+    """
+
+    def __init__(self, probes: int, channels: int, classes: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"attentive probe: {heads} heads do not divide {channels} channels")
+        self.heads = heads
+
+        def draw(*shape: int, std: float) -> nn.Parameter:
+            value = torch.randn(*shape, generator=generator) * std
+            return nn.Parameter(value.repeat(probes, *(1,) * len(shape)))
+
+        self.query = draw(channels, std=channels**-0.5)
+        self.key = draw(channels, channels, std=channels**-0.5)
+        self.value = draw(channels, channels, std=channels**-0.5)
+        self.proj = draw(channels, channels, std=channels**-0.5)
+        self.proj_bias = nn.Parameter(torch.zeros(probes, 1, channels))
+        self.norm_weight = nn.Parameter(torch.ones(probes, 1, channels))
+        self.norm_bias = nn.Parameter(torch.zeros(probes, 1, channels))
+        self.classify = draw(channels, classes, std=0.01)
+        self.classify_bias = nn.Parameter(torch.zeros(probes, 1, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[G, n, C]`` of items ``[n, K, D]``."""
+        n, K, D = x.shape
+        G, A = len(self.query), self.heads
+        q = self.query.view(G, A, D // A)
+        u = torch.einsum("gdae,gae->gad", self.key.view(G, D, A, D // A), q)
+        scores = x.flatten(0, 1) @ u.reshape(G * A, D).t() / math.sqrt(D / A)
+        attention = scores.view(n, K, G * A).softmax(dim=1)
+        pooled = torch.bmm(attention.transpose(1, 2), x).view(n, G, A, D)
+        value = torch.einsum("ngad,gdae->gnae", pooled, self.value.view(G, D, A, D // A)).flatten(2)
+        y = self.query.unsqueeze(1) + torch.baddbmm(self.proj_bias, value, self.proj)
+        y = nn.functional.layer_norm(y, (D,)) * self.norm_weight + self.norm_bias
+        return torch.baddbmm(self.classify_bias, y, self.classify)
+
+
+class BankAdamW:
+    """AdamW with one learning rate and one weight decay per probe of a bank, cosine-decayed to 0.
+
+    Every parameter has the bank as its first axis, so a per-probe rate is a broadcast. Follows Loshchilov and Hutter
+    2019, algorithm 2, as torch's AdamW does (a test compares the two step by step).
+
+    Args:
+        bank: module whose parameters all start with the axis G.
+        rates: learning rate of each probe.
+        decays: weight decay of each probe.
+        steps: length of the cosine schedule.
+        betas: moment decay rates.
+        eps: added to the denominator.
+    """
+
+    def __init__(
+        self,
+        bank: nn.Module,
+        rates: Sequence[float],
+        decays: Sequence[float],
+        steps: int,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self.parameters = list(bank.parameters())
+        device = self.parameters[0].device
+        self.rates = torch.tensor(rates, dtype=torch.float32, device=device)
+        self.decays = torch.tensor(decays, dtype=torch.float32, device=device)
+        self.steps, self.betas, self.eps, self.step_count = steps, betas, eps, 0
+        self.first = [torch.zeros_like(p) for p in self.parameters]
+        self.second = [torch.zeros_like(p) for p in self.parameters]
+
+    @torch.no_grad()
+    def step(self, loss: Tensor) -> None:
+        """One update from the summed loss of the bank (probes share no parameter, so their gradients stay apart)."""
+        grads = torch.autograd.grad(loss, self.parameters)
+        rate = self.rates * (0.5 * (1 + math.cos(math.pi * self.step_count / self.steps)))
+        self.step_count += 1
+        b1, b2 = self.betas
+        torch._foreach_lerp_(self.first, list(grads), 1 - b1)
+        torch._foreach_mul_(self.second, b2)
+        torch._foreach_addcmul_(self.second, list(grads), list(grads), 1 - b2)
+        c1, c2 = 1 - b1**self.step_count, 1 - b2**self.step_count
+        for p, m, v in zip(self.parameters, self.first, self.second, strict=True):
+            lr = rate.view(-1, *(1,) * (p.ndim - 1))
+            p.mul_(1 - lr * self.decays.view_as(lr))
+            p.sub_(lr * (m / c1) / ((v / c2).sqrt() + self.eps))
+
+
+def fit_bank(
+    bank: LinearBank | AttentiveBank,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    rates: Sequence[float],
+    decays: Sequence[float],
+    epochs: int,
+    batch: int,
+    generator: torch.Generator,
+) -> None:
+    """Train every probe of a bank on the same batches with cross-entropy.
+
+    Args:
+        bank: changed in place; on the device of ``features``.
+        features: ``[N, D]`` or ``[N, K, D]`` float; standardised by the caller.
+        labels: int64 ``[N]``.
+        rates: learning rate of each probe.
+        decays: weight decay of each probe.
+        epochs: passes over the items.
+        batch: items in a step; the last batch of an epoch may be smaller.
+        generator: CPU generator of the order of items.
+    """
+    N = len(labels)
+    optimiser = BankAdamW(bank, rates, decays, steps=epochs * math.ceil(N / batch))
+    for _ in range(epochs):
+        order = torch.randperm(N, generator=generator).to(labels.device)
+        for chosen in order.split(batch):
+            with torch.enable_grad():
+                logits = bank(features[chosen].float())
+                target = labels[chosen].expand(len(rates), -1).reshape(-1)
+                # Summed over the bank and averaged over items: each probe sees its own mean loss.
+                loss = nn.functional.cross_entropy(logits.flatten(0, 1), target) * len(rates)
+                optimiser.step(loss)
+
+
+@torch.inference_mode()
+def predict(bank: LinearBank | AttentiveBank, features: Tensor, batch: int = 512) -> Tensor:
+    """Predicted class of every item by every probe.
+
+    Args:
+        bank: trained probes.
+        features: ``[N, D]`` or ``[N, K, D]``.
+        batch: items at a time.
+
+    Returns:
+        int64 ``[G, N]``.
+    """
+    return torch.cat([bank(x.float()).argmax(-1) for x in features.split(batch)], dim=1)

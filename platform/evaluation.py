@@ -1,0 +1,264 @@
+"""Frozen transfer evaluation: features once, a bank of probes, a winner chosen on held-out training items."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from equipoise.data.cache import ClipCache
+from equipoise.data.transforms import center_crop_resize, sample_frames
+from equipoise.models.encoder import VideoEncoder
+from equipoise.models.probes import AttentiveBank, LinearBank, fit_bank, predict
+from equipoise.platform.checkpoint import Checkpoint, load_strictly
+from equipoise.platform.errors import CheckpointError
+from equipoise.platform.mix import resolve
+from equipoise.platform.seeds import generator
+from equipoise.platform.settings import ProbeSetting, TrialSettings
+from equipoise.platform.training import Paths, build_model, open_cache
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """One encoder's score on one benchmark.
+
+    Attributes:
+        benchmark: name in the regime.
+        accuracy: top-1 on the test split, percent.
+        items: test items.
+        chosen: learning rate and weight decay of the winner, and its held-out accuracy.
+        grid: held-out accuracy of every probe of the bank.
+        predicted: int64 ``[items]`` predicted class.
+        labels: int64 ``[items]`` true class.
+        paths: path of every test item.
+    """
+
+    benchmark: str
+    accuracy: float
+    items: int
+    chosen: Mapping[str, float]
+    grid: tuple[Mapping[str, float], ...]
+    predicted: np.ndarray[Any, np.dtype[np.int64]]
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    paths: tuple[str, ...]
+
+    def write(self, folder: Path) -> Path:
+        """Store the per-item outcome as ``BENCHMARK.parquet``: path, label, predicted, correct."""
+        table = pa.table(
+            {
+                "path": list(self.paths),
+                "label": self.labels,
+                "predicted": self.predicted,
+                "correct": self.predicted == self.labels,
+            }
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.benchmark}.parquet"
+        pq.write_table(table, path)
+        return path
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able record without the per-item vectors."""
+        return {
+            "benchmark": self.benchmark,
+            "accuracy": self.accuracy,
+            "items": self.items,
+            "chosen": dict(self.chosen),
+            "grid": [dict(g) for g in self.grid],
+        }
+
+
+def frozen_encoder(found: Checkpoint) -> VideoEncoder:
+    """The encoder that evaluation scores, in evaluation mode.
+
+    Raises:
+        CheckpointError: if it is of other shapes, or its parameters still equal their initialisation although the
+            variant was trained.
+    """
+    mix = resolve(found.settings)
+    model = build_model(found.settings, mix)
+    start = {k: v.clone() for k, v in model.target_encoder.state_dict().items()}
+    load_strictly(model, found.state["model"], found.path)
+    encoder = model.target_encoder if mix.evaluated == "target" else model.encoder
+    moved = any(not torch.equal(v, start[k]) for k, v in encoder.state_dict().items())
+    if not moved and not mix.untrained_allowed:
+        raise CheckpointError(
+            f"checkpoint {found.path}: the {mix.evaluated} encoder still equals its initialisation after {found.step} steps, "
+            f"so scoring variant {found.settings.variant_name!r} would score an untrained encoder"
+        )
+    return encoder.eval().requires_grad_(False)
+
+
+def untrained_encoder(settings: TrialSettings) -> VideoEncoder:
+    """The encoder of a trial before its first step: what the control ``random_init`` scores."""
+    return build_model(settings, resolve(settings)).target_encoder.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def extract(
+    encoder: VideoEncoder,
+    cache: ClipCache,
+    *,
+    frames: int,
+    size: int,
+    pooled: bool,
+    device: torch.device,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Features of every clip of a cache, in its order: the deepest level, ``frames`` uniform frames, centre crop.
+
+    Args:
+        encoder: frozen, in evaluation mode.
+        cache: clips of one kind.
+        frames: frames of a clip; still images stay one frame.
+        size: side of the crop in pixels.
+        pooled: mean over tokens.
+        device: where to compute.
+        batch: clips at a time.
+        progress: called with clips done and clips in all.
+
+    Returns:
+        float32 ``[N, W]`` if pooled, else ``[N, K, W]``, on ``device``.
+    """
+    encoder.to(device)
+    found: list[Tensor] = []
+    for start in range(0, len(cache), batch):
+        clips = [cache.clip(i) for i in range(start, min(start + batch, len(cache)))]
+        chosen = [c[sample_frames(len(c), frames if len(c) > 1 else 1, mode="uniform")] for c in clips]
+        # Clip by clip: their cached frames may differ in shape.
+        cropped = [center_crop_resize(torch.from_numpy(c)[None].to(device), size) for c in chosen]
+        patches, kind = encoder.patches(torch.cat(cropped))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            features = encoder(patches, kind, last_only=True)
+        features = features.float()
+        found.append(features.mean(1) if pooled else features)
+        if progress is not None:
+            progress(min(start + batch, len(cache)), len(cache))
+    return torch.cat(found)
+
+
+def probe(
+    train: Tensor, train_labels: Tensor, test: Tensor, classes: int, setting: ProbeSetting, seed: int
+) -> tuple[Tensor, dict[str, float], list[dict[str, float]]]:
+    """Train a bank on part of the training items, choose on the rest, refit the winner on all, predict the test items.
+
+    Args:
+        train: ``[N, W]`` or ``[N, K, W]`` features of the training split.
+        train_labels: int64 ``[N]``.
+        test: features of the test split.
+        classes: number of classes.
+        setting: the bank.
+        seed: of the split, the initial weights and the order of items.
+
+    Returns:
+        Predicted class of every test item, the winner's record, every probe's record.
+    """
+    N = len(train)
+    order = torch.randperm(N, generator=generator(seed, "probe.holdout")).to(train.device)
+    held = max(1, round(setting.holdout * N))
+    choose, fit = order[:held], order[held:]
+    axes = tuple(range(train.ndim - 1))
+    # Statistics of the fitting items only: nothing of a held-out or test item enters a probe's input.
+    mean, std = train[fit].mean(axes), train[fit].std(axes).clamp_min(1e-6)
+    train, test = (train - mean) / std, (test - mean) / std
+    grid = list(itertools.product(setting.lr, setting.weight_decay))
+
+    def fitted(rates: list[float], decays: list[float], items: Tensor) -> LinearBank | AttentiveBank:
+        draw = generator(seed, "probe.weights")
+        bank: LinearBank | AttentiveBank
+        if setting.pooling == "linear":
+            bank = LinearBank(len(rates), train.shape[-1], classes, draw)
+        else:
+            bank = AttentiveBank(len(rates), train.shape[-1], classes, setting.heads, draw)
+        bank.to(train.device)
+        fit_bank(
+            bank,
+            train[items],
+            train_labels[items],
+            rates=rates,
+            decays=decays,
+            epochs=setting.epochs,
+            batch=setting.batch,
+            generator=generator(seed, "probe.order"),
+        )
+        return bank
+
+    bank = fitted([g[0] for g in grid], [g[1] for g in grid], fit)
+    right = (predict(bank, train[choose]) == train_labels[choose]).float().mean(1)
+    records = [
+        {"lr": lr, "weight_decay": wd, "holdout_accuracy": 100 * float(r)}
+        for (lr, wd), r in zip(grid, right, strict=True)
+    ]
+    winner = records[int(right.argmax())]
+    final = fitted([winner["lr"]], [winner["weight_decay"]], order)
+    return predict(final, test)[0], winner, records
+
+
+def score(
+    encoder: VideoEncoder, settings: TrialSettings, paths: Paths, device: torch.device, progress: Progress | None = None
+) -> list[BenchmarkResult]:
+    """Score a frozen encoder on every benchmark of a trial.
+
+    Args:
+        encoder: from :func:`frozen_encoder` or :func:`untrained_encoder`.
+        settings: the trial.
+        paths: where to read.
+        device: where to compute.
+        progress: called with a step's name, items done and items in all.
+
+    Returns:
+        One result per benchmark, in order.
+    """
+    results: list[BenchmarkResult] = []
+    preset = settings.preset
+    for name in settings.scored:
+        benchmark = settings.regime.benchmarks[name]
+        setting = preset.probes[benchmark.pooling]
+        caches = {split: open_cache(settings, paths, getattr(benchmark, split)) for split in ("train", "test")}
+        features = {
+            split: extract(
+                encoder,
+                cache,
+                frames=preset.model.frames,
+                size=preset.model.size,
+                pooled=setting.pooling == "linear",
+                device=device,
+                progress=None if progress is None else _named(progress, f"{name} {split}"),
+            )
+            for split, cache in caches.items()
+        }
+        labels = {split: torch.from_numpy(np.array(cache.labels)).to(device) for split, cache in caches.items()}
+        if progress is not None:
+            progress(f"{name} probes", 0, 1)
+        predicted, winner, grid = probe(
+            features["train"], labels["train"], features["test"], len(caches["train"].classes), setting, settings.seed
+        )
+        correct = predicted == labels["test"]
+        results.append(
+            BenchmarkResult(
+                benchmark=name,
+                accuracy=100 * float(correct.float().mean()),
+                items=len(correct),
+                chosen=winner,
+                grid=tuple(grid),
+                predicted=predicted.cpu().numpy(),
+                labels=labels["test"].cpu().numpy(),
+                paths=tuple(caches["test"].paths),
+            )
+        )
+    return results
+
+
+def _named(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)

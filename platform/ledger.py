@@ -1,0 +1,153 @@
+"""The study's own book of trials: one identity per trial, written before anything else knows of it.
+
+A row ties together the Ray trial, the Optuna number and the MLflow run. Only the driver writes here; everything that
+happens to a trial is in the book before it is told to Optuna or MLflow, so a driver that dies at any point leaves a
+book from which the other two can be put right.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from equipoise.platform.errors import StudyError
+
+Status = Literal["proposed", "ready", "running", "finished", "failed", "interrupted"]
+OPEN: tuple[Status, ...] = ("proposed", "ready", "running", "interrupted")
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS trials (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    role TEXT NOT NULL,
+    status TEXT NOT NULL,
+    settings TEXT,
+    optuna_number INTEGER UNIQUE,
+    run_id TEXT UNIQUE,
+    ray_id TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    result TEXT,
+    error TEXT,
+    created REAL NOT NULL,
+    updated REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial of the book.
+
+    Attributes:
+        number: identity within the study; folders and MLflow tags carry it.
+        name: variant name.
+        role: ``control``, ``search``, ``ablation`` or ``single``.
+        status: where it stands.
+        settings: the trial's settings as JSON, None until they are decided.
+        optuna_number: number of the Optuna trial, None outside a sweep's search.
+        run_id: MLflow run.
+        ray_id: id of the newest Ray trial.
+        attempts: how often it was started.
+        result: accuracies and summaries of a finished trial.
+        error: one sentence for a failed one.
+    """
+
+    number: int
+    name: str
+    role: str
+    status: Status
+    settings: str | None
+    optuna_number: int | None
+    run_id: str | None
+    ray_id: str | None
+    attempts: int
+    result: dict[str, Any] | None
+    error: str | None
+
+    @property
+    def key(self) -> str:
+        """``t0007``: name of the trial's folder."""
+        return f"t{self.number:04d}"
+
+
+class Ledger:
+    """The book, a SQLite file in the study's folder.
+
+    Args:
+        path: the file; created if missing.
+
+    Raises:
+        StudyError: if it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Tune calls searcher and callbacks from the driver's main thread; the display reads from its own.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise StudyError(f"the study's book {path} cannot be opened: {error}") from None
+        self._db.row_factory = sqlite3.Row
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def fact(self, key: str) -> Any:
+        """A fact of the study, or None."""
+        row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row["value"])
+
+    def set_fact(self, key: str, value: Any) -> None:
+        """Store a JSON-able fact of the study."""
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
+
+    def open_trial(self, name: str, role: str, settings: str | None = None) -> Row:
+        """Write a new trial's identity."""
+        now = time.time()
+        cursor = self._db.execute(
+            "INSERT INTO trials (name, role, status, settings, created, updated) VALUES (?, ?, 'proposed', ?, ?, ?)",
+            (name, role, settings, now, now),
+        )
+        assert cursor.lastrowid is not None
+        return self[cursor.lastrowid]
+
+    def update(self, number: int, **columns: Any) -> Row:
+        """Change columns of a trial; ``result`` is stored as JSON."""
+        if "result" in columns:
+            columns["result"] = json.dumps(columns["result"])
+        names = ", ".join(f"{c} = ?" for c in (*columns, "updated"))
+        self._db.execute(f"UPDATE trials SET {names} WHERE number = ?", (*columns.values(), time.time(), number))
+        return self[number]
+
+    def remove(self, number: int) -> None:
+        """Strike out a trial that never got further than its identity."""
+        self._db.execute("DELETE FROM trials WHERE number = ? AND run_id IS NULL", (number,))
+
+    def __getitem__(self, number: int) -> Row:
+        found = list(self._rows("WHERE number = ?", number))
+        if not found:
+            raise KeyError(number)
+        return found[0]
+
+    def rows(self, *statuses: Status) -> list[Row]:
+        """Trials by number, of the given statuses or all."""
+        if not statuses:
+            return list(self._rows("ORDER BY number"))
+        marks = ", ".join("?" * len(statuses))
+        return list(self._rows(f"WHERE status IN ({marks}) ORDER BY number", *statuses))
+
+    def _rows(self, clause: str, *values: Any) -> Iterator[Row]:
+        for r in self._db.execute(f"SELECT * FROM trials {clause}", values).fetchall():
+            columns = {k: r[k] for k in r.keys() if k not in ("created", "updated")}  # noqa: SIM118  sqlite3.Row
+            columns["result"] = None if r["result"] is None else json.loads(r["result"])
+            yield Row(**columns)

@@ -1,0 +1,208 @@
+"""The MLflow record of a study: one parent run, one child per trial, written by the driver alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from equipoise.platform.checkpoint import git_commit
+from equipoise.platform.errors import EquipoiseError
+from equipoise.platform.results import ResultTable, Score
+from equipoise.platform.settings import RECORDS, TrialSettings
+
+# One writer at a time fits SQLite; MLflow's own progress lines and warnings would break the display.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+ENDED = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+RESULT_TAG = "equipoise.study"
+
+
+class TrackingError(EquipoiseError):
+    """The MLflow store cannot be reached, or has no such study."""
+
+
+def default_uri(home: Path) -> str:
+    """The local store: a SQLite file in the home folder."""
+    return f"sqlite:///{(home / 'mlflow.db').resolve()}"
+
+
+class Tracker:
+    """Writes one study's runs.
+
+    Args:
+        uri: MLflow tracking URI.
+        home: home folder; artifacts of a SQLite store go to ``artifacts/`` below it.
+        experiment: MLflow experiment, one for all studies of a home.
+
+    Raises:
+        TrackingError: if the store cannot be reached.
+    """
+
+    def __init__(self, uri: str, home: Path, experiment: str = "equipoise") -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        self.uri = uri
+        try:
+            self.client = MlflowClient(tracking_uri=uri)
+            found = self.client.get_experiment_by_name(experiment)
+            if found is None:
+                local = urlparse(uri).scheme == "sqlite"
+                location = (home / "artifacts").resolve().as_uri() if local else None
+                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location)
+            else:
+                self.experiment_id = found.experiment_id
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"the MLflow store {uri} cannot be used: {str(error).splitlines()[0][:200]}") from None
+
+    def start_study(self, name: str, kind: str, definition: Mapping[str, Any]) -> str:
+        """Create the parent run and return its id."""
+        run = self.client.create_run(
+            self.experiment_id,
+            run_name=name,
+            tags={RESULT_TAG: name, "kind": kind, "role": "study", "git_commit": git_commit()},
+        )
+        run_id: str = run.info.run_id
+        for key in ("regime", "preset", "reading", "seed", "trials", "sampler"):
+            if definition.get(key) is not None:
+                self.client.log_param(run_id, key, definition[key])
+        self.client.log_text(run_id, json.dumps(definition, indent=1), "study.json")
+        return run_id
+
+    def start_trial(self, parent: str, study: str, key: str, role: str, settings: TrialSettings) -> str:
+        """Create a trial's child run, with every objective weight as a parameter, and return its id."""
+        from mlflow.entities import Param
+
+        run = self.client.create_run(
+            self.experiment_id,
+            run_name=f"{settings.variant_name} s{settings.seed}",
+            tags={
+                "mlflow.parentRunId": parent,
+                RESULT_TAG: study,
+                "trial": key,
+                "role": role,
+                "variant": settings.variant_name,
+                "reading": settings.reading,
+                "regime": settings.regime.name,
+                "preset": settings.preset.name,
+                "seed": str(settings.seed),
+                "settings_key": settings.key,
+                "git_commit": git_commit(),
+                "status": "ready",
+            },
+        )
+        run_id: str = run.info.run_id
+        on = settings.variant.objectives
+        params = {name: on[name].weight if name in on else 0.0 for name in RECORDS}
+        params |= {"variant": settings.variant_name, "seed": settings.seed, "reading": settings.reading}
+        params |= {"steps": 0 if settings.variant.untrained else settings.preset.optimisation.steps}
+        self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self.client.log_text(run_id, settings.model_dump_json(indent=1), "settings.json")
+        return run_id
+
+    def running(self, run_id: str) -> None:
+        """Mark a run as running, again after a resume."""
+        self.client.update_run(run_id, status="RUNNING")
+        self.client.set_tag(run_id, "status", "running")
+
+    def metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
+        """Log one step's metrics."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def tag(self, run_id: str, **tags: str) -> None:
+        """Set tags."""
+        for key, value in tags.items():
+            self.client.set_tag(run_id, key, value)
+
+    def artifacts(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Log a file, or all files of a folder."""
+        if path.is_dir():
+            self.client.log_artifacts(run_id, str(path), folder)
+        else:
+            self.client.log_artifact(run_id, str(path), folder)
+
+    def end(self, run_id: str, status: str, error: str | None = None) -> None:
+        """End a run: ``finished``, ``failed`` or ``interrupted``."""
+        self.client.set_tag(run_id, "status", status)
+        if error:
+            self.client.set_tag(run_id, "error", error[:4000])
+        self.client.set_terminated(run_id, ENDED[status])
+
+    # ---- reading back
+
+    def study_run(self, study: str) -> Any:
+        """Parent run of a study by name or run id; the newest if a name was used twice.
+
+        Raises:
+            TrackingError: if there is none, naming the studies there are.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found = self._search(f"tags.`{RESULT_TAG}` = '{_quoted(study)}' AND tags.role = 'study'")
+        if found:
+            return found[0]
+        try:
+            return self.client.get_run(study)
+        except MlflowException:
+            pass
+        names = sorted({r.data.tags[RESULT_TAG] for r in self._search("tags.role = 'study'")})
+        known = f"known: {', '.join(names)}" if names else "there is none yet: run equipoise sweep or ablate"
+        raise TrackingError(f"no study {study!r} in {self.uri}; {known}")
+
+    def trial_runs(self, parent: str) -> list[Any]:
+        """Child runs of a study, oldest first."""
+        return self._search(f"tags.`mlflow.parentRunId` = '{parent}'")[::-1]
+
+    def result_table(self, study: str) -> ResultTable:
+        """Accuracies of a study's finished trials."""
+        parent = self.study_run(study)
+        benchmarks: list[str] = json.loads(parent.data.tags["benchmarks"])
+        scores: list[Score] = []
+        for run in self.trial_runs(parent.info.run_id):
+            if run.data.tags.get("status") != "finished":
+                continue
+            flags = frozenset(f for f in run.data.tags.get("flags", "").split(",") if f)
+            for name in benchmarks:
+                if name in run.data.metrics:
+                    items = run.data.tags.get(f"items.{name}")
+                    scores.append(
+                        Score(
+                            variant=run.data.tags["variant"],
+                            seed=int(run.data.tags["seed"]),
+                            benchmark=name,
+                            accuracy_percent=run.data.metrics[name],
+                            items=None if items is None else int(items),
+                            flags=flags,
+                        )
+                    )
+        if not scores:
+            raise TrackingError(f"study {study!r} has no finished trial yet")
+        return ResultTable(tuple(scores), tuple(benchmarks))
+
+    def _search(self, query: str) -> list[Any]:
+        runs: list[Any] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

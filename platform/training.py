@@ -1,0 +1,356 @@
+"""The pretraining loop: the same function in a trial's own process and in every worker of Ray Train."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from equipoise.data.cache import ClipCache
+from equipoise.data.loader import Batch, ClipStream
+from equipoise.data.manifest import Manifest
+from equipoise.data.mixture import Mixture, Source
+from equipoise.data.transforms import Augment, AugmentParams
+from equipoise.models.diagnostics import effective_rank, gradient_shares, target_spread
+from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
+from equipoise.models.masking import MaskSampler, motion_map
+from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform.errors import CheckpointError, EquipoiseError
+from equipoise.platform.mix import Mix, resolve
+from equipoise.platform.seeds import generator, stream
+from equipoise.platform.settings import Optimisation, TrialSettings
+
+RANK_ITEMS = 2048  # tokens that enter the effective rank: enough for a stable entropy, a few milliseconds of SVD
+
+
+class TrainingError(EquipoiseError):
+    """Training cannot go on: a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a trial reads.
+
+    Attributes:
+        data: folder that the manifests' paths are relative to.
+        cache: folder of the clip caches.
+    """
+
+    data: Path
+    cache: Path
+
+
+class Reporter(Protocol):
+    """Where a loop reports to and resumes from; one implementation per launcher."""
+
+    rank: int
+    world: int
+
+    def resume(self) -> Path | None:
+        """Checkpoint to go on from, or None."""
+
+    def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
+        """Hand over metrics and, where ``save`` is given, a checkpoint: ``save(folder)`` writes it below a folder."""
+
+    def wrap(self, model: VideoJEPA) -> nn.Module:
+        """The model as it is called in a step: itself, or wrapped for several workers."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device to train on."""
+
+
+class LocalReporter:
+    """Reports of a loop that runs in this process.
+
+    Args:
+        folder: the trial's folder; checkpoints go to ``checkpoints/`` below it.
+        on_metrics: called with every report's metrics.
+        device: device to train on.
+        keep: checkpoints to keep.
+    """
+
+    rank = 0
+    world = 1
+
+    def __init__(self, folder: Path, on_metrics: Any = None, device: torch.device | None = None, keep: int = 1) -> None:
+        self.folder = folder / "checkpoints"
+        self.on_metrics = on_metrics
+        self.keep = keep
+        self.device = device or default_device()
+
+    def resume(self) -> Path | None:
+        """The newest checkpoint of the folder."""
+        return checkpoints.latest(self.folder)
+
+    def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
+        """Write the checkpoint first, so that a metric never speaks of a step that cannot be resumed."""
+        if save is not None:
+            save(self.folder)
+            checkpoints.keep_latest(self.folder, self.keep)
+        if self.on_metrics is not None:
+            self.on_metrics(dict(metrics))
+
+    def wrap(self, model: VideoJEPA) -> nn.Module:
+        """The model itself."""
+        return model
+
+
+def default_device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def learning_rate(o: Optimisation, step: int) -> float:
+    """Learning rate at a 0-based step: linear warm-up, then constant or a cosine to a hundredth."""
+    if step < o.warmup_steps:
+        return o.lr_start + (o.lr - o.lr_start) * step / o.warmup_steps
+    if o.schedule == "constant":
+        return o.lr
+    done = (step - o.warmup_steps) / max(1, o.steps - o.warmup_steps)
+    return o.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def build_model(settings: TrialSettings, mix: Mix) -> VideoJEPA:
+    """The model as initialised by the trial's seed; the same seed gives the same parameters bit for bit on CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(settings.seed, "initialisation"))
+        return VideoJEPA(mix.model, mix.terms)
+
+
+def open_cache(settings: TrialSettings, paths: Paths, manifest: str, progress: Any = None) -> ClipCache:
+    """The clip cache of one manifest, built if it is not there yet."""
+    preset = settings.preset
+    return ClipCache.open(
+        Manifest.read(paths.data / manifest),
+        paths.cache,
+        size=preset.cache_size,
+        frames=preset.cache_frames,
+        progress=progress,
+    )
+
+
+def open_sources(settings: TrialSettings, paths: Paths) -> list[Source]:
+    """The regime's sources over their clip caches."""
+    return [
+        Source(name, open_cache(settings, paths, s.manifest), s.weight) for name, s in settings.regime.sources.items()
+    ]
+
+
+class Trainer:
+    """One trial's training: model, optimiser, data, and their state at a step.
+
+    Args:
+        settings: the trial.
+        paths: where to read.
+        reporter: where to report to.
+
+    Raises:
+        EquipoiseError: for settings, data or a checkpoint that cannot be used.
+    """
+
+    def __init__(self, settings: TrialSettings, paths: Paths, reporter: Reporter) -> None:
+        self.settings, self.reporter = settings, reporter
+        self.mix = resolve(settings)
+        preset = settings.preset
+        self.o = preset.optimisation
+        self.device = reporter.device
+        self.model = build_model(settings, self.mix).to(self.device)
+        self.sources = open_sources(settings, paths)
+        self.mixture = Mixture(self.sources, seed=stream(settings.seed, "mixture"))
+        self.augment = Augment(preset.model.size, preset.sampling.scale, preset.sampling.ratio, preset.sampling.hflip)
+        self.samplers = {
+            kind: MaskSampler(
+                self.mix.model.grid(kind),
+                self.mix.model.masks,
+                # A still image has neither motion nor future: policies need a clip.
+                motion_guided=self.mix.motion_guided if kind == "video" else None,
+                future_predictive=self.mix.future_predictive if kind == "video" else None,
+            )
+            for kind in ("video", "image")
+        }
+        # Names decide weight decay (none on biases and 1-D parameters); frozen parameters are left out.
+        self.optimiser = create_optimizer_v2(
+            self.model, opt="adamw", lr=self.o.lr, weight_decay=self.o.weight_decay, filter_bias_and_bn=True
+        )
+        self.step = 0
+        self.sampler_state: dict[str, Any] | None = None
+        self._restore()
+        self.wrapped = reporter.wrap(self.model)
+        self.autocast = self._precision()
+
+    def _precision(self) -> bool:
+        wanted = self.o.precision
+        able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if wanted == "bfloat16" and not able and self.device.type == "cuda":
+            raise TrainingError("precision bfloat16: this GPU has none; use precision: auto or float32")
+        return wanted == "bfloat16" or (wanted == "auto" and able)
+
+    def _restore(self) -> None:
+        path = self.reporter.resume()
+        if path is None:
+            return
+        found = checkpoints.load(path)
+        if found.settings.key != self.settings.key:
+            raise CheckpointError(
+                f"checkpoint {path} belongs to trial {found.settings.key}, not to {self.settings.key}: "
+                "give these settings a folder of their own"
+            )
+        now = self._manifests()
+        if found.record["manifests"] != now:
+            raise CheckpointError(f"checkpoint {path} was trained on other data: {found.record['manifests']}, now {now}")
+        checkpoints.load_strictly(self.model, found.state["model"], path)
+        self.optimiser.load_state_dict(found.state["optimiser"])
+        self.sampler_state = found.state["sampler"]
+        self.step = found.step
+
+    def _manifests(self) -> dict[str, str]:
+        return {s.name: s.cache.manifest_hash for s in self.sources}
+
+    def run(self) -> None:
+        """Train to the last step, reporting and saving on the way; resumes where the reporter says.
+
+        Raises:
+            TrainingError: if the loss is not finite; the last checkpoint is from before that.
+        """
+        preset = self.settings.preset
+        sampling = preset.sampling
+        stream_ = ClipStream(
+            self.mixture,
+            frames=preset.model.frames,
+            stride=sampling.stride,
+            batch=self.o.batch,
+            seed=stream(self.settings.seed, "clips"),
+            rank=self.reporter.rank,
+            world=self.reporter.world,
+        )
+        if self.sampler_state is not None:
+            stream_.load_state_dict(self.sampler_state)
+        began, waited, since = time.perf_counter(), 0.0, self.step
+        with contextlib.closing(stream_):
+            while self.step < self.o.steps:
+                before = time.perf_counter()
+                batch = next(stream_)
+                waited += time.perf_counter() - before
+                logs = (self.step + 1) % preset.log_every == 0 or self.step + 1 == self.o.steps
+                metrics = self._train_step(batch, health=logs)
+                self.step += 1
+                saves = self.step % preset.checkpoint_every == 0 or self.step == self.o.steps
+                if not (logs or saves):
+                    continue
+                seconds = time.perf_counter() - began
+                found = {k: float(v) for k, v in metrics.items()}
+                self._check(found["loss"])
+                found |= {
+                    "step": self.step,
+                    "clips": self.step * self.o.batch,
+                    "ms_per_step": 1e3 * seconds / (self.step - since),
+                    "data_wait": waited / seconds,
+                }
+                save = self._saver(stream_.state_dict()) if saves else None
+                self.reporter.report(found, save)
+                began, waited, since = time.perf_counter(), 0.0, self.step
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step} (variant {self.settings.variant_name}, seed {self.settings.seed}): "
+                "lower the learning rate or the weights of its objectives"
+            )
+
+    def _saver(self, sampler: dict[str, Any]) -> Any:
+        """A function that writes the state of this moment below a folder; only rank 0 has one that writes."""
+
+        def save(folder: Path) -> Path:
+            state = {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "sampler": sampler,
+                # Generators restart from (seed, stream, step, rank) at every step: these numbers are their whole state.
+                "random": {"seed": self.settings.seed, "step": self.step},
+            }
+            return checkpoints.save(folder, self.settings, self.step, state, self._manifests())
+
+        return save
+
+    def _train_step(self, batch: Batch, health: bool) -> dict[str, Tensor | float]:
+        settings = self.settings
+        # Dropout, drop-path and random directions of this step; masks and crops have streams of their own.
+        torch.manual_seed(stream(settings.seed, "step", self.step, self.reporter.rank))
+        groups = self._groups(batch)
+        weights = self.mix.weights_at(self.step, self.o.steps)
+        context = self.mix.context.at(self.step, self.o.steps)
+        lr = learning_rate(self.o, self.step)
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = lr
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            out: StepOutput = self.wrapped(groups, weights, context)
+        metrics: dict[str, Tensor | float] = {"loss": out.loss.detach(), "lr": lr}
+        metrics |= out.values
+        if health:
+            metrics |= self._health(out)
+        out.loss.backward()
+        if self.o.clip_gradient is not None:
+            metrics["gradient_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), self.o.clip_gradient)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.model.update_target()
+        return metrics
+
+    def _health(self, out: StepOutput) -> dict[str, Tensor | float]:
+        width = self.mix.model.encoder.width
+        deepest = out.target[..., -width:].flatten(0, 1)
+        sample = deepest[:: max(1, len(deepest) // RANK_ITEMS)]
+        shares = gradient_shares(out.weighted, out.student)
+        return {
+            "effective_rank": effective_rank(sample),
+            "target_std": target_spread(sample),
+            **{f"gradient_share.{k}": v for k, v in shares.items()},
+        }
+
+    def _groups(self, batch: Batch) -> list[ClipGroup]:
+        """Crops and masks of a batch; still images join the videos where the settings repeat them."""
+        # Drawn for the global batch, so that crops do not depend on the number of workers.
+        crops = self.augment.draw(self.o.batch, generator(self.settings.seed, "crops", self.step))
+        video = self._crop(batch.video, crops.select(batch.video_rows))
+        image = self._crop(batch.image, crops.select(batch.image_rows))
+        frames = self.mix.model.frames
+        if image is not None and self.mix.images == "repeat":
+            repeated = image.expand(-1, -1, frames, -1, -1)
+            still = torch.zeros(len(repeated) + (0 if video is None else len(video)), dtype=torch.bool)
+            still[-len(repeated) :] = True
+            video = repeated if video is None else torch.cat([video, repeated])
+            return [self._group("video", video, still.to(self.device) if self.mix.leave_out_still else None)]
+        named = (("video", video), ("image", image))
+        return [self._group(kind, clip, None) for kind, clip in named if clip is not None]
+
+    def _crop(self, frames: Tensor | None, crops: AugmentParams) -> Tensor | None:
+        return None if frames is None else self.augment(frames.to(self.device, non_blocking=True), crops)
+
+    def _group(self, kind: str, clip: Tensor, still: Tensor | None) -> ClipGroup:
+        sampler = self.samplers[kind]
+        motion = None
+        if kind == "video" and self.mix.motion_guided is not None:
+            motion = motion_map(clip, self.mix.model.grid("video"), scale=self.mix.motion_scale).cpu()
+        draw = generator(self.settings.seed, f"masks.{kind}", self.step, self.reporter.rank)
+        masks = sampler.sample(len(clip), draw, motion=motion, shares=self.mix.shares if kind == "video" else None)
+        return ClipGroup(clip, [m.to(self.device) for m in masks], still)
+
+
+@contextlib.contextmanager
+def compute_threads(count: int) -> Iterator[None]:
+    """Use ``count`` compute threads: more than the CPUs a trial was given make it many times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

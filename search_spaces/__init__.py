@@ -1,0 +1,1 @@
+"""YAML only: presets, regimes, variants, search spaces, studies and the published table."""
