@@ -257,11 +257,12 @@ def dive(studio: Studio, label: int, size: int, frames: int) -> list[Image.Image
     sense, rest = divmod(label, 8)
     half_turns, slowing = rest // 2 + 1, rest % 2 == 1
     t = np.arange(frames) / (frames - 1)
-    height = np.linspace(0, 1, size)[:, None, None]
-    scene = np.array([150.0, 190, 225]) * (1 - height) + np.array([90.0, 140, 190]) * height
-    scene = np.where(height > 0.85, np.array([20.0, 90, 160]), scene) * np.ones((1, size, 1))
-    scene[int(0.1 * size) : int(0.14 * size), : size // 5] = 90
-    scene = scene * studio.uniform(0.88, 1.1) + studio.rng.uniform(-10, 10, 3) + studio.rng.normal(0, 4, scene.shape)
+    # A plain sky: motion compensation drags the background along with a turning figure, and over a gradient that drag
+    # would show the sense of the turn in the mean over time.
+    scene = np.full((size, size, 3), (140.0, 185.0, 220.0))
+    scene[int(0.87 * size) :] = (20, 90, 160)
+    scene[int(0.06 * size) : int(0.1 * size), : size // 6] = 90
+    scene = scene * studio.uniform(0.88, 1.1) + studio.rng.uniform(-10, 10, 3) + studio.rng.normal(0, 3, scene.shape)
     canvas = _images([np.clip(scene, 0, 255).astype(np.uint8)] * frames)
     start, extent = studio.uniform(0, 2 * math.pi), size * studio.uniform(0.6, 0.7)
     x = size * studio.uniform(0.45, 0.55) + studio.sign() * size * studio.uniform(0.04, 0.1) * (2 * t - 1)

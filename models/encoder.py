@@ -81,7 +81,9 @@ def patchify(clip: Tensor, patch: int, tubelet: int) -> Tensor:
     """
     B, C, F, H, W = clip.shape
     if F % tubelet or H % patch or W % patch:
-        raise ValueError(f"a clip of {F} frames of {H}x{W} px does not divide into patches of {tubelet}x{patch}x{patch}")
+        raise ValueError(
+            f"a clip of {F} frames of {H}x{W} px does not divide into patches of {tubelet}x{patch}x{patch}"
+        )
     cut = clip.reshape(B, C, F // tubelet, tubelet, H // patch, patch, W // patch, patch)
     return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
 
@@ -200,7 +202,9 @@ def inflate_timm_vit(encoder: VideoEncoder, state: Mapping[str, Tensor]) -> tupl
     if weight is None:
         raise ValueError("the checkpoint has no patch_embed.proj.weight; expected the state dict of a timm ViT")
     if tuple(weight.shape) != (c.width, 3, c.patch, c.patch):
-        raise ValueError(f"the ViT's patch embedding is {tuple(weight.shape)}; expected {(c.width, 3, c.patch, c.patch)}")
+        raise ValueError(
+            f"the ViT's patch embedding is {tuple(weight.shape)}; expected {(c.width, 3, c.patch, c.patch)}"
+        )
     wanted = {k: v for k, v in encoder.state_dict().items() if k.startswith("blocks.")}
     missing = [k for k in wanted if k not in state]
     extra = [k for k in state if k.startswith("blocks.") and k not in wanted]

@@ -60,12 +60,12 @@ class TokenGrid:
         """
         B, _, D = tokens.shape
         flat = tokens.new_zeros(B, self.count, D).scatter(1, index.unsqueeze(-1).expand(-1, -1, D), tokens)
-        return flat.unflatten(1, self.shape)
+        return flat.reshape(B, *self.shape, D)
 
     def visible(self, index: Tensor) -> Tensor:
         """Bool ``[B, T, H, W]``: True at the tokens named by int64 ``index`` ``[B, K]``."""
         flat = torch.zeros(index.shape[0], self.count, dtype=torch.bool, device=index.device)
-        return flat.scatter(1, index, True).unflatten(1, self.shape)
+        return flat.scatter(1, index, True).reshape(index.shape[0], *self.shape)
 
     def coordinates(self, index: Tensor) -> Tensor:
         """Int64 ``[..., 3]``: (t, y, x) of every entry of int64 ``index`` ``[...]``."""

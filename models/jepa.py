@@ -41,7 +41,9 @@ class TeacherConfig:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"teacher momentum is {self.momentum}; expected 0 <= momentum < 1")
         if self.mode == "ema" and not self.stop_gradient:
-            raise ValueError("teacher stop_gradient: false has no effect with mode ema; set mode: self or leave it true")
+            raise ValueError(
+                "teacher stop_gradient: false has no effect with mode ema; set mode: self or leave it true"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,9 @@ class JepaConfig:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.frames % self.encoder.tubelet:
-            raise ValueError(f"frames is {self.frames}; expected a multiple of the tubelet length {self.encoder.tubelet}")
+            raise ValueError(
+                f"frames is {self.frames}; expected a multiple of the tubelet length {self.encoder.tubelet}"
+            )
         if self.size < 1 or self.size % self.encoder.patch:
             raise ValueError(f"size is {self.size} px; expected a multiple of the patch side {self.encoder.patch}")
 
@@ -197,7 +201,9 @@ class VideoJEPA(nn.Module):
         """
         unknown = sorted(set(weights) - set(self.objectives))
         if unknown or not groups:
-            raise ValueError(f"no such objective in this mix: {unknown}" if unknown else "a step needs at least one clip")
+            raise ValueError(
+                f"no such objective in this mix: {unknown}" if unknown else "a step needs at least one clip"
+            )
         active = [name for name in self.objectives if weights.get(name, 0.0) != 0.0]
         collected: dict[str, list[tuple[int, Tensor]]] = {}
         student: list[Tensor] = []

@@ -22,7 +22,7 @@ ATTEMPTS = 100
 """Draws of a block size, or of a clip's blocks, before an empty visible or masked set is an error."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BlockSpec:
     """Blocks of one mask.
 
@@ -201,11 +201,13 @@ def motion_map(clip: Tensor, grid: TokenGrid, scale: Literal["clip", "published"
         return torch.zeros(clip.shape[0], T, H, W, device=clip.device)
     motion = clip.float().diff(dim=2).abs_().mean(dim=1)
     motion = functional.avg_pool2d(motion, grid.patch)
-    motion = torch.cat([motion[:, :1], motion], dim=1).unflatten(1, (T, grid.tubelet)).mean(2)
-    peak = motion.amax(dim=(1, 2, 3)).clamp_min(1e-8)
+    motion = torch.cat([motion[:, :1], motion], dim=1).reshape(-1, T, grid.tubelet, H, W).mean(2)
+    peak: Tensor = motion.amax(dim=(1, 2, 3)).clamp_min(1e-8)
     if scale == "clip":
-        return motion / peak[:, None, None, None]
-    return motion / peak[torch.arange(T, device=peak.device) % len(peak)][:, None, None]
+        peak = peak[:, None, None, None]
+    else:
+        peak = peak[torch.arange(T, device=peak.device) % len(peak)][:, None, None]
+    return motion.div_(peak)
 
 
 @dataclass(frozen=True)
@@ -330,7 +332,7 @@ class MaskSampler:
     def _hidden_places(
         self, origins: Tensor, count: int, blocks: Tensor, size: tuple[int, int], generator: torch.Generator
     ) -> Tensor:
-        """Bool ``[B, H, W]``: union of the first ``blocks`` of ``count``; clips left with nothing visible draw again."""
+        """Bool ``[B, H, W]``: union of the first ``blocks`` blocks; clips with nothing visible left draw again."""
         _, H, W = self.grid.shape
         columns = origins.shape[2]
         hidden = torch.ones(len(origins), H, W, dtype=torch.bool)

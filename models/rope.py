@@ -29,7 +29,9 @@ def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
         ValueError: if ``head_dim`` is odd or below 6, or ``theta`` is below 1.
     """
     if head_dim < 6 or head_dim % 2:
-        raise ValueError(f"head_dim is {head_dim}; three rotated axes need an even number of at least 6 channels a head")
+        raise ValueError(
+            f"head_dim is {head_dim}; three rotated axes need an even number of at least 6 channels a head"
+        )
     if theta < 1:
         raise ValueError(f"rope theta is {theta}; expected at least 1 (100 suits small grids, 10000 is V-JEPA's)")
     pairs = head_dim // 2 // 3

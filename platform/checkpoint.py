@@ -140,7 +140,9 @@ def load(path: Path) -> Checkpoint:
     try:
         record = json.loads((folder / RECORD).read_text())
         if record["format"] > FORMAT:
-            raise CheckpointError(f"{folder} has format {record['format']}; this version reads up to {FORMAT}: upgrade equipoise")
+            raise CheckpointError(
+                f"{folder} has format {record['format']}; this version reads up to {FORMAT}: upgrade equipoise"
+            )
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is no checkpoint: expected a folder with {RECORD} and {STATE}") from None

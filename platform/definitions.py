@@ -34,12 +34,12 @@ Sampler = Literal["tpe", "nsga2", "random"]
 class Range(Settings):
     """Search range of one objective's weight.
 
-    The weight is log-uniform in ``[low, high]``, and the objective is off with probability ``off`` under the prior.
+    The weight is log-uniform in ``[low, high]``, and the objective is off with probability ``off_probability`` under the prior.
     """
 
     low: float = Field(gt=0, allow_inf_nan=False)
     high: float = Field(gt=0, allow_inf_nan=False)
-    off: float = Field(0.7, ge=0, lt=1)
+    off_probability: float = Field(0.7, ge=0, lt=1)
     params: dict[str, Any] = Field(default_factory=dict)
     schedule: Literal["constant", "linear_warmup", "cosine_decay"] = "constant"
 
@@ -51,8 +51,8 @@ class Range(Settings):
 
     @property
     def floor(self) -> float:
-        """Lower end of the sampled axis: what falls below ``low`` is off, a share ``off`` of the axis' log length."""
-        return self.low * (self.low / self.high) ** (self.off / (1 - self.off))
+        """Lower end of the sampled axis: what falls below ``low`` is off, a share ``off_probability`` of the axis' log length."""
+        return self.low * (self.low / self.high) ** (self.off_probability / (1 - self.off_probability))
 
 
 class StudyBase(Settings):
@@ -95,7 +95,9 @@ class StudyBase(Settings):
     @model_validator(mode="after")
     def _controls(self) -> StudyBase:
         if not self.control_seeds and not self.refuse_controls:
-            raise ValueError("no control_seeds: a study without controls cannot be read; to insist, set refuse_controls: true")
+            raise ValueError(
+                "no control_seeds: a study without controls cannot be read; to insist, set refuse_controls: true"
+            )
         return self
 
     def load(self) -> tuple[Preset, Regime]:
@@ -148,7 +150,9 @@ class SweepDefinition(StudyBase):
                 if key not in RECORDS[name].params:
                     raise ValueError(f"unknown parameter {key!r} of {name}; {nearest(key, RECORDS[name].params)}")
             if RECORDS[name].kind == "mask" and r.high > 1:
-                raise ValueError(f"{name} is a mask policy: its weight is a share of clips; high is {r.high}, expected at most 1")
+                raise ValueError(
+                    f"{name} is a mask policy: its weight is a share of clips; high is {r.high}, expected at most 1"
+                )
         for name in self.start:
             for objective in load_variant(name).objectives:
                 if objective not in self.objectives:
@@ -158,7 +162,9 @@ class SweepDefinition(StudyBase):
     def variant(self, weights: dict[str, float]) -> Variant:
         """The variant of a point of the space: what lies below an objective's ``low`` is off."""
         chosen = {
-            name: ObjectiveSetting(weight=w, schedule=self.objectives[name].schedule, params=self.objectives[name].params)
+            name: ObjectiveSetting(
+                weight=w, schedule=self.objectives[name].schedule, params=self.objectives[name].params
+            )
             for name, w in weights.items()
             if w >= self.objectives[name].low
         }
@@ -170,7 +176,7 @@ class SweepDefinition(StudyBase):
         for name, r in self.objectives.items():
             setting = variant.objectives.get(name)
             # The middle of the off part, on the log axis.
-            off = math.sqrt(r.floor * r.low) if r.off > 0 else r.low
+            off = math.sqrt(r.floor * r.low) if r.off_probability > 0 else r.low
             point[name] = off if setting is None else min(max(setting.weight, r.low), r.high)
         return point
 

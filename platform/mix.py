@@ -157,5 +157,3 @@ def _term(name: str, given: Mapping[str, Any], on: frozenset[str], published: bo
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{name}: {error}") from None
     return Term(name, params, detached=published and name == "latent_dynamics" and "hard_region" in on)
-
-

@@ -15,10 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from equipoise.platform.errors import EquipoiseError
 from equipoise.platform.selection import Row, Selection, front
@@ -27,8 +28,13 @@ TITLES = {"diving48": "Diving-48", "ssv2": "SSv2", "imagenet100": "ImageNet-100"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 DASHES = ("-", "--", "-.", ":")
 WIDTH, PANEL_HEIGHT, DPI = 16.0, 5.6, 100  # inches, inches, dots per inch: 1600 x 560 pixels for three panels
+MOST_NAMES = 30
 SUFFIXES = (".png", ".pdf", ".svg")
 INK, GREY, FAINT = "#222222", "#767676", "#D5D5D5"
+
+
+Array = NDArray[np.float64]
+Boxes = NDArray[np.float64]  # [n, 4] in pixels: left, bottom, right, top
 
 
 class PlotError(EquipoiseError, ValueError):
@@ -72,8 +78,9 @@ def plot_front(selection: Selection, path: str | Path, title: str) -> Path:
 
     The stepped line joins the variants that are best for the two benchmarks of its panel; filled points are on the
     front over all benchmarks, which can lie off that line. Bars are one sample standard deviation over seeds. Dashed
-    lines are the baseline's means, the tinted corner is where the tolerance admits a variant. With one benchmark the
-    variants are listed from best to worst.
+    lines are the baseline's means, the tinted corner is where the tolerance admits a variant. Every variant is
+    named up to ``MOST_NAMES`` of them, beyond that the dominated ones are not. With one benchmark the variants are
+    listed from best to worst.
 
     Returns:
         The path written; its folder is made where missing.
@@ -84,9 +91,8 @@ def plot_front(selection: Selection, path: str | Path, title: str) -> Path:
     pairs = list(itertools.combinations(selection.benchmarks, 2))
     columns = 3 if len(pairs) > 1 else 1
     size = (WIDTH if columns == 3 else WIDTH / 2, PANEL_HEIGHT * max(1, math.ceil(len(pairs) / columns)))
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1))
     canvas = FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.14, h_pad=0.1)  # type: ignore[union-attr]  # set two lines above
     figure.suptitle(title, x=0.012, ha="left", fontsize=15, color=INK)
     axes = [
         figure.add_subplot(max(1, math.ceil(len(pairs) / columns)), columns, i + 1) for i in range(max(1, len(pairs)))
@@ -224,8 +230,8 @@ def _stairs(selection: Selection, across: str, up: str, x_low: float, y_low: flo
     return [x_low, *(x for x, _ in corners), corners[-1][0]], [corners[0][1], *(y for _, y in corners), y_low]
 
 
-def _lines(axis: Axes, selection: Selection, across: str, up: str) -> list[Bbox]:
-    """Boxes in pixels around the lines of a panel that a name should not lie on."""
+def _lines(axis: Axes, selection: Selection, across: str, up: str) -> Boxes:
+    """Boxes around the lines of a panel that a name should not lie on."""
     (x_low, x_high), (y_low, y_high) = axis.get_xlim(), axis.get_ylim()
     x_base, y_base = selection.hypervolume_reference[across], selection.hypervolume_reference[up]
     segments = [((x_base, y_low), (x_base, y_high)), ((x_low, y_base), (x_high, y_base))]
@@ -236,30 +242,30 @@ def _lines(axis: Axes, selection: Selection, across: str, up: str) -> list[Bbox]
         x, y, wide, high = row.means[across], row.means[up], row.spread[across] or 0.0, row.spread[up] or 0.0
         segments += [((x - wide, y), (x + wide, y)), ((x, y - high), (x, y + high))]
     ends = axis.transData.transform(np.reshape(segments, (-1, 2))).reshape(-1, 2, 2)
-    return [Bbox.from_extents(*(end.min(axis=0) - 1.5), *(end.max(axis=0) + 1.5)) for end in ends]
+    return np.hstack([ends.min(axis=1) - 1.5, ends.max(axis=1) + 1.5])
 
 
 def _label(axis: Axes, renderer: RendererAgg, selection: Selection, across: str, up: str) -> None:
-    """Name every point beside it, where the name covers least: other markers, names already there, the panel's edge.
+    """Name points where the name covers least: other markers, names already there, lines, the panel's edge.
 
-    Names come in the order of importance; a name pushed away from its point gets a thin leader line.
+    Names come in the order of importance; a name pushed away from its point gets a thin leader line. Where there are
+    more than ``MOST_NAMES`` variants the dominated ones stay without.
     """
-    order = {
-        name: place for place, name in enumerate(("balanced", "baseline", "random_init", "front", "untrained", "rest"))
-    }
-    rows = sorted(selection.rows, key=lambda row: order[_group(selection, row)])
-    centres = axis.transData.transform([(row.means[across], row.means[up]) for row in rows])
+    order = ("balanced", "baseline", "random_init", "front", "untrained", "rest")
+    rows = sorted(selection.rows, key=lambda row: order.index(_group(selection, row)))
     styles = [STYLES[_group(selection, row)] for row in rows]
-    halves = [style.size * DPI / 72 / 2 * 0.85 for style in styles]
-    taken = [Bbox.from_extents(x - h, y - h, x + h, y + h) for (x, y), h in zip(centres, halves, strict=True)]
-    taken += _lines(axis, selection, across, up)
-    frame = axis.get_window_extent()
-    for row, style, (x, y), half in zip(rows, styles, centres, halves, strict=True):
+    centres = axis.transData.transform([(row.means[across], row.means[up]) for row in rows])
+    halves = np.array([style.size * DPI / 72 / 2 * 0.85 for style in styles])[:, None]
+    taken = np.vstack([np.hstack([centres - halves, centres + halves]), _lines(axis, selection, across, up)])
+    frame = np.array([axis.get_window_extent().extents])
+    for row, style, centre, half in zip(rows, styles, centres, halves[:, 0], strict=True):
+        if style is STYLES["rest"] and len(rows) > MOST_NAMES:
+            continue
         text = axis.annotate(
             row.variant,
             (row.means[across], row.means[up]),
             xytext=(0, 0),
-            textcoords="offset pixels",
+            textcoords="offset points",  # not pixels: a PDF has other pixels than the PNG
             color=style.ink,
             fontsize=9.5 if style.face == "white" else 10.5,
             fontweight="bold" if style.bold else "normal",
@@ -268,55 +274,48 @@ def _label(axis: Axes, renderer: RendererAgg, selection: Selection, across: str,
             va="center",
             path_effects=[withStroke(linewidth=2.2, foreground="white", alpha=0.85)],
         )
-        size = text.get_window_extent(renderer)
-        best, cost = (0.0, 0.0), math.inf
-        for dx, dy, price in _places(half, size.width / 2, size.height / 2):
-            box = Bbox.from_extents(
-                x + dx - size.width / 2, y + dy - size.height / 2, x + dx + size.width / 2, y + dy + size.height / 2
-            )
-            covered = sum(_overlap(box, other) for other in taken) + 3 * (
-                size.width * size.height - _overlap(box, frame)
-            )
-            if covered + price < cost:
-                best, cost = (dx, dy), covered + price
-        text.set_position(best)
-        taken.append(Bbox.from_extents(*(size.translated(*best).extents)))
-        if math.hypot(best[0] / (size.width / 2 + half + 8), best[1] / (size.height / 2 + half + 8)) > 1.2:
-            _leader(axis, (x, y), best, half, size)
+        extent = text.get_window_extent(renderer)
+        size = np.array([extent.width, extent.height]) / 2
+        offsets, prices = _places(float(half), size)
+        boxes = np.hstack([centre + offsets - size, centre + offsets + size])
+        outside = extent.width * extent.height - _overlap(boxes, frame)[:, 0]
+        best = int(np.argmin(_overlap(boxes, taken).sum(axis=1) + 3 * outside + prices))
+        text.set_position(tuple(offsets[best] * 72 / DPI))
+        taken = np.vstack([taken, boxes[best]])
+        if np.hypot(*(offsets[best] / (size + half + 8))) > 1.2:
+            _leader(axis, centre, offsets[best], float(half), size)
 
 
-def _places(half: float, wide: float, high: float) -> list[tuple[float, float, float]]:
-    """Offsets in pixels to try for a name of half extents (wide, high), with prices: beside first, then around."""
-    found = []
+def _places(half: float, size: Array) -> tuple[Array, Array]:
+    """Offsets [n, 2] to try for a name of half extents ``size`` and their prices [n]: beside first, then around."""
+    offsets, prices = [], []
     for step, gap in enumerate((3.0, 8.0, 16.0, 26.0, 38.0)):
         for turn in range(16):
             angle = 2 * math.pi * turn / 16
-            dx = math.cos(angle) * (half + wide + gap)
-            dy = math.sin(angle) * (half + high + gap)
+            across = math.cos(angle) * (half + size[0] + gap)
             if turn not in (0, 8) and step == 0:
-                dx = math.copysign(min(abs(dx), half + wide), dx)
-            found.append((dx, dy, 25.0 * step + (0.0 if turn == 0 else 4.0 if turn in (4, 8, 12) else 6.0)))
-    return found
+                across = math.copysign(min(abs(across), half + size[0]), across)
+            offsets.append((across, math.sin(angle) * (half + size[1] + gap)))
+            prices.append(25.0 * step + (0.0 if turn == 0 else 4.0 if turn in (4, 8, 12) else 6.0))
+    return np.array(offsets), np.array(prices)
 
 
-def _overlap(one: Bbox, other: Bbox) -> float:
-    """Shared area in square pixels."""
-    wide = min(one.x1, other.x1) - max(one.x0, other.x0)
-    high = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return float(max(wide, 0.0) * max(high, 0.0))
+def _overlap(ones: Boxes, others: Boxes) -> Array:
+    """Area [n, m] shared by every pair of boxes."""
+    sides = np.minimum(ones[:, None, 2:], others[None, :, 2:]) - np.maximum(ones[:, None, :2], others[None, :, :2])
+    area: Array = np.maximum(sides, 0.0).prod(axis=2)
+    return area
 
 
-def _leader(axis: Axes, centre: tuple[float, float], offset: tuple[float, float], half: float, size: Bbox) -> None:
-    """A hair line from a marker to its name."""
+def _leader(axis: Axes, centre: Array, offset: Array, half: float, size: Array) -> None:
+    """A hair line from a marker to its name of half extents ``size``."""
     reach = math.hypot(*offset)
-    ux, uy = offset[0] / reach, offset[1] / reach
-    # where the ray from the name's middle leaves the name's box
-    inside = min(size.width / 2 / max(abs(ux), 1e-6), size.height / 2 / max(abs(uy), 1e-6))
+    unit = offset / reach
+    inside = float((size / np.maximum(np.abs(unit), 1e-6)).min())  # from the name's middle to the edge of its box
     if reach - inside - half < 2:
         return
-    ends = [(centre[0] + ux * d, centre[1] + uy * d) for d in (half, reach - inside)]
-    (x0, y0), (x1, y1) = axis.transData.inverted().transform(ends)
-    axis.plot([x0, x1], [y0, y1], color=GREY, linewidth=0.5, zorder=2.5)
+    ends = axis.transData.inverted().transform([centre + unit * distance for distance in (half, reach - inside)])
+    axis.plot(ends[:, 0], ends[:, 1], color=GREY, linewidth=0.5, zorder=2.5)
 
 
 def _ranking(axis: Axes, selection: Selection) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -111,5 +110,3 @@ def describe(variant: Variant) -> str:
     """``hard_region 0.3, delta 0.5``: a variant's weights on one line."""
     parts = [f"{name} {setting.weight:.3g}" for name, setting in variant.objectives.items() if setting.weight]
     return ", ".join(parts) or ("untrained" if variant.untrained else "no auxiliary objective")
-
-

@@ -78,7 +78,9 @@ class Variant(Settings):
                 if key not in record.params:
                     raise ValueError(f"unknown parameter {key!r} of {name}; {nearest(key, record.params)}")
             if record.kind == "mask" and setting.weight > 1:
-                raise ValueError(f"{name} is a mask policy: its weight is a share of clips, at most 1; {setting.weight} given")
+                raise ValueError(
+                    f"{name} is a mask policy: its weight is a share of clips, at most 1; {setting.weight} given"
+                )
             if record.kind == "mask" and setting.schedule != "constant":
                 raise ValueError(f"{name} is a mask policy: schedule {setting.schedule!r} cannot take effect")
         if self.untrained and self.objectives:
@@ -173,10 +175,14 @@ class Preset(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Preset:
         if self.cache_size < self.model.size:
-            raise ValueError(f"cache_size {self.cache_size} is below the clip size {self.model.size}: cache larger frames")
+            raise ValueError(
+                f"cache_size {self.cache_size} is below the clip size {self.model.size}: cache larger frames"
+            )
         attentive = self.probes.get("attentive")
         if attentive and self.model.encoder.width % attentive.heads:
-            raise ValueError(f"probes.attentive.heads {attentive.heads} does not divide width {self.model.encoder.width}")
+            raise ValueError(
+                f"probes.attentive.heads {attentive.heads} does not divide width {self.model.encoder.width}"
+            )
         return self
 
 
@@ -243,10 +249,14 @@ class TrialSettings(Settings):
     def _joined(self) -> TrialSettings:
         for name in self.benchmarks:
             if name not in self.regime.benchmarks:
-                raise ValueError(f"unknown benchmark {name!r} of regime {self.regime.name}; {nearest(name, self.regime.benchmarks)}")
+                raise ValueError(
+                    f"unknown benchmark {name!r} of regime {self.regime.name}; {nearest(name, self.regime.benchmarks)}"
+                )
         for name, b in self.regime.benchmarks.items():
             if b.pooling not in self.preset.probes:
-                raise ValueError(f"benchmark {name} needs a {b.pooling} probe, which preset {self.preset.name} does not define")
+                raise ValueError(
+                    f"benchmark {name} needs a {b.pooling} probe, which preset {self.preset.name} does not define"
+                )
         if self.preset.optimisation.batch % self.resources.workers:
             raise ValueError(
                 f"batch {self.preset.optimisation.batch} does not divide among {self.resources.workers} workers"
@@ -314,7 +324,12 @@ def _keys(model: Any, path: Sequence[str | int]) -> list[str]:
             arguments = [a for a in get_args(annotation) if a is not type(None)]
             annotation = arguments[-1] if arguments else None
         arguments = [a for a in get_args(annotation) if _fields(a)]
-        if not _fields(annotation) and len(arguments) == 1 and len(get_args(annotation)) == 2 and type(None) in get_args(annotation):
+        if (
+            not _fields(annotation)
+            and len(arguments) == 1
+            and len(get_args(annotation)) == 2
+            and type(None) in get_args(annotation)
+        ):
             annotation = arguments[0]
     return list(_fields(annotation))
 

@@ -206,7 +206,9 @@ class Trainer:
             )
         now = self._manifests()
         if found.record["manifests"] != now:
-            raise CheckpointError(f"checkpoint {path} was trained on other data: {found.record['manifests']}, now {now}")
+            raise CheckpointError(
+                f"checkpoint {path} was trained on other data: {found.record['manifests']}, now {now}"
+            )
         checkpoints.load_strictly(self.model, found.state["model"], path)
         self.optimiser.load_state_dict(found.state["optimiser"])
         self.sampler_state = found.state["sampler"]

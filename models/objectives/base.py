@@ -34,7 +34,7 @@ class HeadObjective(Objective):
     def __init__(self, head: nn.Sequential) -> None:
         super().__init__()
         self.head = head
-        self.register_load_state_dict_pre_hook(_accept_bare_keys)
+        self.register_load_state_dict_pre_hook(_accept_bare_keys)  # type: ignore[no-untyped-call]
 
 
 def _accept_bare_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -31,7 +31,8 @@ class Hamiltonian(HeadObjective):
         if not len(latents.pairs):
             return None
         with torch.autocast(latents.z_now.device.type, enabled=False):
-            q, p = latents.z_now.chunk(2, dim=-1)
+            z = latents.z_now if torch.is_grad_enabled() else latents.z_now.detach()
+            q, p = z.chunk(2, dim=-1)
             q_next = q + self.dt * self.slope(q, p, wrt_p=True)
             p_next = p - self.dt * self.slope(q_next, p, wrt_p=False)
             h_q, h_p = latents.h_next.chunk(2, dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch.autograd.function import once_differentiable
 from equipoise.models.checks import flag, integer, number
 from equipoise.models.objectives.base import Objective
 from equipoise.models.objectives.latents import Latents
+
+CACHED = 2**17
+"""Entries of the projections that are worked on at once on a CPU."""
 
 
 class SIGReg(Objective):
@@ -49,7 +53,8 @@ class SIGReg(Objective):
         # Drawn on the CPU: the numbers do not depend on the device, and no state has to be read back from it.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.calls) % 2**63)
         drawn = torch.randn(channels, self.slices, generator=generator)
-        return (drawn / drawn.norm(dim=0)).to(device, non_blocking=True)
+        unit: Tensor = drawn / drawn.norm(dim=0)
+        return unit.to(device, non_blocking=True)
 
     def forward(self, latents: Latents) -> Tensor | None:
         """None without a visible token."""
@@ -77,31 +82,39 @@ def epps_pulley(x: Tensor, nodes: int = 17, t_max: float = 3.0) -> Tensor:
     Returns:
         ``[S]``.
     """
-    return _EppsPulley.apply(x, nodes, t_max)  # type: ignore[no-any-return, no-untyped-call]
+    return _EppsPulley.apply(x, nodes, t_max)  # type: ignore[no-any-return]
 
 
 class _EppsPulley(torch.autograd.Function):
-    """``epps_pulley`` with the memory of two or three copies of x: plain autograd keeps two per node."""
+    """``epps_pulley`` with the memory of a few copies of x: plain autograd keeps two per node."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, nodes: int, t_max: float) -> Tensor:
-        step = t_max / (nodes - 1)
-        value = x.new_zeros(x.shape[1])
-        gradient = torch.zeros_like(x)
-        for k in range(nodes):
-            t = k * step
-            window = math.exp(-t * t / 2)
-            weight = (step if k in (0, nodes - 1) else 2 * step) * window
-            angle = x * t
-            cos, sin = angle.cos(), angle.sin_()
-            real, imaginary = cos.mean(0) - window, sin.mean(0)
-            value += weight * (real.square() + imaginary.square())
-            gradient += (2 * weight * t / len(x)) * (imaginary * cos - real * sin)
-        ctx.save_for_backward(gradient)
-        return value
+    def forward(ctx: Any, x: Tensor, nodes: int, t_max: float) -> Tensor:
+        # On a CPU a few columns at a time: what does not leave its cache takes half the time.
+        width = max(1, CACHED // max(1, len(x))) if x.device.type == "cpu" else x.shape[1]
+        parts = [_value_and_gradient(part, nodes, t_max) for part in torch.split(x, width, dim=1)]
+        ctx.save_for_backward(torch.cat([gradient for _, gradient in parts], dim=1))
+        return torch.cat([value for value, _ in parts])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
         return gradient * grad, None, None
+
+
+def _value_and_gradient(x: Tensor, nodes: int, t_max: float) -> tuple[Tensor, Tensor]:
+    step = t_max / (nodes - 1)
+    value = x.new_zeros(x.shape[1])
+    gradient = torch.zeros_like(x)
+    for k in range(nodes):
+        t = k * step
+        window = math.exp(-t * t / 2)
+        weight = (step if k in (0, nodes - 1) else 2 * step) * window
+        angle = x * t
+        cos, sin = angle.cos(), angle.sin_()
+        real, imaginary = cos.mean(0) - window, sin.mean(0)
+        value += weight * (real.square() + imaginary.square())
+        scale = 2 * weight * t / len(x)
+        gradient.addcmul_(cos, scale * imaginary).addcmul_(sin, -scale * real)
+    return value, gradient

@@ -58,8 +58,11 @@ class ChannelSplit:
 
     def take_app(self, x: Tensor) -> Tensor:
         """``[..., app]`` of ``[..., D]``."""
-        return x.unflatten(-1, (self._groups, -1))[..., : self.app // self._groups].flatten(-2)
+        return self._by_group(x)[..., : self.app // self._groups].flatten(-2)
 
     def take_dyn(self, x: Tensor) -> Tensor:
         """``[..., dyn]`` of ``[..., D]``."""
-        return x.unflatten(-1, (self._groups, -1))[..., self.app // self._groups :].flatten(-2)
+        return self._by_group(x)[..., self.app // self._groups :].flatten(-2)
+
+    def _by_group(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:-1], self._groups, self.channels // self._groups)

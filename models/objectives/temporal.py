@@ -99,7 +99,8 @@ class Spectral(Objective):
         z, h = (full(x.flatten(0, 3).index_select(0, times.flatten())) for x in (latents.student, latents.target))
         spectrum = torch.fft.rfft((z - h).reshape(-1, T, z.shape[-1]), dim=1)
         gain = torch.linspace(self.low, self.high, spectrum.shape[1], device=z.device, dtype=z.dtype)
-        return (spectrum.abs() * gain[:, None]).mean()
+        modulus: Tensor = spectrum.abs()
+        return (modulus * gain[:, None]).mean()
 
 
 class VelocityGate(Objective):

@@ -1,0 +1,110 @@
+"""The end of a study: front, balanced variant and plot, shown and kept in MLflow."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform.plots import plot_front
+from equipoise.platform.results import ResultTable
+from equipoise.platform.selection import Selection, select
+from equipoise.platform.study import Home
+
+MODEL_FOLDER = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A selection and its plot.
+
+    Attributes:
+        selection: front, balanced variant and notes.
+        plot: the picture.
+    """
+
+    selection: Selection
+    plot: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {**self.selection.to_dict(), "plot": str(self.plot)}
+
+
+def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float | None) -> Conclusion:
+    """Select from a table and draw the front."""
+    selection = select(table, tolerance=tolerance)
+    return Conclusion(selection, plot_front(selection, out, title))
+
+
+def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | None) -> Conclusion:
+    """Select from a study's record, draw the front, and log both to the study's parent run.
+
+    The checkpoint of the balanced variant's first seed is logged to its run, where the study's folder is at hand.
+    """
+    tracker = home.tracker()
+    parent = tracker.study_run(study)
+    name = parent.data.tags["equipoise.study"]
+    folder = home.folder(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        picture = out or (folder if folder.is_dir() else Path.cwd()) / "front.png"
+        found = conclude_table(tracker.result_table(study), picture, f"Study {name}", tolerance)
+        run_id = parent.info.run_id
+        (scratch / "front.json").write_text(json.dumps(found.selection.to_dict(), indent=1))
+        tracker.artifacts(run_id, scratch / "front.json")
+        tracker.artifacts(run_id, found.plot)
+        tracker.metrics(
+            run_id, {"hypervolume": found.selection.hypervolume, "front_size": len(found.selection.front)}, 0
+        )
+        balanced = found.selection.balanced
+        tracker.tag(run_id, balanced=balanced.variant if balanced else "none")
+    on_front = set(found.selection.front)
+    for run in tracker.trial_runs(run_id):
+        variant = run.data.tags.get("variant")
+        if run.data.tags.get("status") != "finished":
+            continue
+        chosen = balanced is not None and variant == balanced.variant
+        tracker.tag(run.info.run_id, front=str(variant in on_front).lower(), balanced=str(chosen).lower())
+        kept = checkpoints.latest(folder / "trials" / run.data.tags["trial"] / "checkpoints")
+        if chosen and kept is not None and not tracker.client.list_artifacts(run.info.run_id, MODEL_FOLDER):
+            tracker.artifacts(run.info.run_id, kept, MODEL_FOLDER)
+    return found
+
+
+def show(found: Conclusion, console: Console) -> None:
+    """Print a conclusion as a table, a sentence and notes."""
+    s = found.selection
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    table.add_column("n", justify="right")
+    for name in s.benchmarks:
+        table.add_column(f"{name} %", justify="right", no_wrap=True)
+    table.add_column("least", justify="right", no_wrap=True)
+    for row in s.rows:
+        chosen = s.balanced is not None and row.variant == s.balanced.variant
+        mark = "★" if chosen else ("●" if row.variant in s.front else " ")
+        name = row.variant + (" (control)" if row.control else "") + (" !" if row.flags else "")
+        cells = [f"{mark} {name}", str(len(row.seeds))]
+        for benchmark in s.benchmarks:
+            gain = "" if row.variant == s.baseline else f"{row.gains[benchmark]:+.2f}"
+            cells.append(f"{row.means[benchmark]:.2f} {gain:>6}")
+        cells.append("" if row.control else f"{row.smallest_gain:+.2f}")
+        table.add_row(*cells, style="bold green" if chosen else ("dim" if row.control else None))
+    console.print(table)
+    unit = "noise floors" if s.scaled_by else "points"
+    legend = f"★ balanced  ● on the front  ! see notes  n seeds; beside each accuracy its gain over {s.baseline}"
+    console.print(f"{legend} in points; least: the smallest gain, in {unit}", style="dim", highlight=False)
+    console.print(s.sentence, style="bold", highlight=False)
+    against = "".join(f", {k} {v:.2f}" for k, v in s.hypervolume_reference.items())
+    console.print(f"Hypervolume {s.hypervolume:.4g} (reference: {s.baseline}{against}).", highlight=False)
+    for note in s.notes:
+        console.print(f"- {note}", highlight=False)
+    console.print(f"Plot: {found.plot}", highlight=False, soft_wrap=True)

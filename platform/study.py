@@ -1,0 +1,284 @@
+"""Studies from start to finish: a sweep, an ablation, a single pretraining; started, resumed, read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equipoise.platform.definitions import AblationDefinition, StudyBase, SweepDefinition
+from equipoise.platform.engine import Director, ray_cluster, run
+from equipoise.platform.errors import StudyError
+from equipoise.platform.ledger import Ledger, Row
+from equipoise.platform.mix import resolve
+from equipoise.platform.progress import StudyDisplay
+from equipoise.platform.proposals import OptunaProposer
+from equipoise.platform.settings import TrialSettings
+from equipoise.platform.tracking import Tracker, default_uri
+from equipoise.platform.training import Paths, open_cache
+
+CacheProgress = Callable[[str, int, int], None]
+# What may change between a study's start and its resumption without changing what its trials are.
+MAY_CHANGE = ("trials", "concurrent", "retries", "resources", "description")
+
+
+@dataclass(frozen=True)
+class Home:
+    """One folder with everything a person's studies write.
+
+    Attributes:
+        root: the folder.
+        tracking_uri: MLflow store; None for the SQLite file in the folder.
+    """
+
+    root: Path
+    tracking_uri: str | None = None
+
+    @property
+    def data(self) -> Path:
+        """Data sets; manifests' paths in regimes are relative to it."""
+        return self.root / "data"
+
+    @property
+    def cache(self) -> Path:
+        """Clip caches."""
+        return self.root / "cache"
+
+    @property
+    def paths(self) -> Paths:
+        """Where trials read."""
+        return Paths(self.data, self.cache)
+
+    def uri(self) -> str:
+        """MLflow tracking URI."""
+        return self.tracking_uri or default_uri(self.root)
+
+    def tracker(self) -> Tracker:
+        """The MLflow record of this home."""
+        self.make()
+        return Tracker(self.uri(), self.root)
+
+    def folder(self, study: str) -> Path:
+        """Folder of a study."""
+        return self.root / "studies" / study
+
+    def make(self) -> None:
+        """Create the folder.
+
+        Raises:
+            StudyError: if it cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.root, os.W_OK | os.X_OK):
+                raise PermissionError("no permission to write")
+        except OSError as error:
+            raise StudyError(
+                f"the home folder {self.root} cannot be written: {error.strerror or error}; choose another with --home"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study came to.
+
+    Attributes:
+        name: the study.
+        complete: every trial ended; False after an interrupt.
+        rows: all trials of its book.
+        parent: MLflow parent run.
+        folder: the study's folder.
+    """
+
+    name: str
+    complete: bool
+    rows: tuple[Row, ...]
+    parent: str
+    folder: Path
+
+    def count(self, status: str) -> int:
+        """Trials of a status."""
+        return sum(r.status == status for r in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        trials = [
+            {
+                "trial": r.key,
+                "variant": r.name,
+                "seed": json.loads(r.settings)["seed"] if r.settings else None,
+                "role": r.role,
+                "status": r.status,
+                "accuracies": (r.result or {}).get("accuracies"),
+                "error": r.error,
+                "optuna_number": r.optuna_number,
+                "mlflow_run": r.run_id,
+                "folder": str(self.folder / "trials" / r.key),
+            }
+            for r in self.rows
+        ]
+        return {"study": self.name, "complete": self.complete, "mlflow_run": self.parent, "trials": trials}
+
+
+def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: CacheProgress | None = None) -> None:
+    """Read every manifest and build every clip cache a trial will need, before anything starts.
+
+    Raises:
+        ValueError: a manifest, decoding or cache error, in one sentence.
+    """
+    manifests = [s.manifest for s in settings.regime.sources.values()]
+    if probe:
+        for name in settings.scored:
+            manifests += [settings.regime.benchmarks[name].train, settings.regime.benchmarks[name].test]
+    for manifest in dict.fromkeys(manifests):
+        open_cache(settings, home.paths, manifest, progress)
+
+
+def run_study(
+    definition: StudyBase,
+    home: Home,
+    *,
+    kind: str,
+    listed: Sequence[tuple[str, str, TrialSettings]],
+    probe: bool = True,
+    resume: bool = False,
+    address: str | None = None,
+    quiet: bool = False,
+    progress: CacheProgress | None = None,
+) -> Outcome:
+    """Start or resume a study and run it to its end.
+
+    Args:
+        definition: what was asked for.
+        home: where it is written.
+        kind: ``sweep``, ``ablation`` or ``pretrain``.
+        listed: role, variant name and settings of the trials that are known beforehand.
+        probe: score every trial on the benchmarks.
+        resume: go on with a study of this name.
+        address: Ray cluster; None starts one on this machine.
+        quiet: show no progress.
+        progress: called while clip caches are built.
+
+    Raises:
+        EquipoiseError: if it cannot start; what was finished before stays as it is.
+    """
+    example = listed[0][2]
+    for _, _, settings in listed:
+        resolve(settings)
+    home.make()
+    folder = home.folder(definition.name)
+    started = (folder / "ledger.db").is_file()
+    if started and not resume:
+        raise StudyError(
+            f"study {definition.name!r} exists in {home.root}: go on with --resume, or choose another --name"
+        )
+    if resume and not started:
+        raise StudyError(
+            f"there is no study {definition.name!r} in {home.root} to resume; leave --resume out to start it"
+        )
+    prepare_caches(example, home, probe, progress)
+    tracker = home.tracker()
+    ledger = Ledger(folder / "ledger.db")
+    try:
+        parent = _parent(definition, kind, ledger, tracker, example, probe)
+        if ledger.fact("listed") is None:
+            for role, name, settings in listed:
+                ledger.open_trial(name, role, settings.model_dump_json())
+            ledger.set_fact("listed", True)
+        with StudyDisplay(f"{kind} {definition.name}", 0, quiet) as display:
+            director = _director(definition, home, ledger, tracker, parent, display, example, probe)
+            director.reconcile()
+            display.planned = director.planned()
+            tracker.running(parent)
+            complete = False
+            try:
+                with ray_cluster(address, dashboard=example.resources.uses_train):
+                    complete = run(director, example, definition.concurrent, definition.retries)
+            finally:
+                tracker.end(parent, "finished" if complete else "interrupted")
+        return Outcome(definition.name, complete, tuple(ledger.rows()), parent, folder)
+    finally:
+        ledger.close()
+
+
+def _director(
+    definition: StudyBase,
+    home: Home,
+    ledger: Ledger,
+    tracker: Tracker,
+    parent: str,
+    display: StudyDisplay,
+    example: TrialSettings,
+    probe: bool,
+) -> Director:
+    director = Director(
+        study=definition.name,
+        folder=home.folder(definition.name),
+        ledger=ledger,
+        tracker=tracker,
+        parent=parent,
+        paths=home.paths,
+        display=display,
+        benchmarks=example.scored if probe else (),
+    )
+    if isinstance(definition, SweepDefinition):
+        preset, regime = example.preset, example.regime
+        director.proposer = OptunaProposer(definition, example.scored, director.folder)
+        director.make = lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime)
+        director.searched = definition.trials
+    return director
+
+
+def _parent(
+    definition: StudyBase, kind: str, ledger: Ledger, tracker: Tracker, example: TrialSettings, probe: bool
+) -> str:
+    """Parent run of the study; a resumed study must be the one that was started."""
+    now = definition.model_dump(mode="json")
+    before = ledger.fact("definition")
+    if before is not None:
+        changed = [k for k in now if k not in MAY_CHANGE and now[k] != before.get(k)]
+        if changed:
+            key = changed[0]
+            raise StudyError(
+                f"study {definition.name!r} was started with {key} {before.get(key)!r}, now it is {now[key]!r}: "
+                "resume it as it was, or choose another --name"
+            )
+    ledger.set_fact("definition", now)
+    parent: str | None = ledger.fact("parent")
+    if parent is None:
+        parent = tracker.start_study(definition.name, kind, now)
+        ledger.set_fact("parent", parent)
+        tracker.tag(parent, benchmarks=json.dumps(list(example.scored) if probe else []))
+    return parent
+
+
+def sweep(definition: SweepDefinition, home: Home, **options: Any) -> Outcome:
+    """Run a search over objective weights, controls first."""
+    preset, regime = definition.load()
+    listed = [
+        ("control", name, definition.trial(name, variant, seed, preset, regime))
+        for name, variant, seed in definition.controls()
+    ]
+    if not listed:
+        raise StudyError("a sweep needs its controls: without them nothing it finds can be called an improvement")
+    return run_study(definition, home, kind="sweep", listed=listed, **options)
+
+
+def ablate(definition: AblationDefinition, home: Home, **options: Any) -> Outcome:
+    """Run named variants with every seed, controls first."""
+    preset, regime = definition.load()
+    members = [("control", *c) for c in definition.controls()] + [("ablation", *m) for m in definition.members()]
+    listed = [
+        (role, name, definition.trial(name, variant, seed, preset, regime)) for role, name, variant, seed in members
+    ]
+    return run_study(definition, home, kind="ablation", listed=listed, **options)
+
+
+def pretrain(definition: AblationDefinition, home: Home, **options: Any) -> Outcome:
+    """Pretrain one variant with one seed, without scoring it."""
+    preset, regime = definition.load()
+    listed = [("single", n, definition.trial(n, v, s, preset, regime)) for n, v, s in definition.members()]
+    return run_study(definition, home, kind="pretrain", listed=listed, probe=False, **options)

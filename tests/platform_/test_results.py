@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from equipoise.platform.errors import EquipoiseError
+from equipoise.platform.results import (
+    PUBLISHED_BENCHMARKS,
+    UNTRAINED,
+    ResultsError,
+    ResultTable,
+    Score,
+    published_path,
+    read_csv,
+)
+
+HEADER = "regime,variant,seed,benchmark,probe,classes,train_items,val_items,top1_percent"
+GOOD = ["mixed,baseline,1,ssv2,attentive,174,10,50,8.5", "mixed,ld,1,ssv2,attentive,174,10,50,9.5"]
+
+
+def write(folder: Path, rows: list[str], header: str = HEADER) -> Path:
+    path = folder / "table.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def score(variant: str = "baseline", seed: int = 1, benchmark: str = "a", accuracy: float = 50.0) -> Score:
+    return Score(variant=variant, seed=seed, benchmark=benchmark, accuracy_percent=accuracy)
+
+
+def test_published_mixed_holds_every_main_probe_row_of_the_file() -> None:
+    table = read_csv(published_path(), "mixed")
+    with published_path().open(newline="") as handle:
+        expected = {
+            (r["variant"], int(r["seed"]), r["benchmark"]): (float(r["top1_percent"]), int(r["val_items"]))
+            for r in csv.DictReader(handle)
+            if r["regime"] == "mixed"
+        }
+    assert {(s.variant, s.seed, s.benchmark): (s.accuracy_percent, s.items) for s in table.scores} == expected
+    assert len(expected) == 49
+    assert table.benchmarks == ("diving48", "ssv2", "imagenet100")
+    assert table.incomplete() == {"motion_guided": ("diving48",)}
+    assert table.seeds("baseline") == (42, 239)
+    assert table.values("baseline", "diving48") == {42: 8.68}
+    assert table.means()["baseline"] == pytest.approx({"diving48": 8.68, "ssv2": 7.505, "imagenet100": 23.06})
+
+
+def test_published_ucf101_leaves_out_the_alternative_probes_and_other_benchmarks() -> None:
+    table = read_csv(published_path(), "ucf101")
+    assert table.values("baseline", "diving48") == {239: 8.38}  # the attentive probe among eight
+    assert {s.benchmark for s in table.scores} == set(PUBLISHED_BENCHMARKS)
+    assert set(table.complete_variants()) == {"baseline", "kinematic_0_1", "kinematic_accel", "motion_guided"}
+
+
+def test_published_flags_are_those_of_the_design() -> None:
+    ucf = read_csv(published_path(), "ucf101")
+    flagged = {v for v in ucf.variants if UNTRAINED in ucf.flags(v)}
+    assert flagged == {v for v in ucf.variants if v.startswith("kinematic")} | {"sigreg_no_ema"}
+    assert len(flagged) == 7
+    mixed = read_csv(published_path(), "mixed")
+    assert {v for v in mixed.variants if mixed.flags(v)} == {"hw_ld", "fwm_hw_ld"}
+    assert [flag for flag, _ in mixed.flag_meanings] == ["dead_loss"]
+
+
+def test_flagged_rows_agree_with_one_another_as_one_random_initialisation_would() -> None:
+    table = read_csv(published_path(), "ucf101")
+    values = [s.accuracy_percent for s in table.scores if s.flags and s.benchmark == "imagenet100"]
+    assert max(values) - min(values) < 0.2
+    assert min(values) > table.means()["baseline"]["imagenet100"]
+
+
+def test_rows_of_other_regimes_are_not_even_parsed(tmp_path: Path) -> None:
+    path = write(tmp_path, [*GOOD, "ucf101,baseline,one,ssv2,attentive,1,1,1,many"])
+    assert len(read_csv(path, "mixed").scores) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("mixed,hw,1,ssv2,attentive,174,10,50,n/a", ["line 4", "top1_percent", "'n/a'"]),
+        ("mixed,hw,1,ssv2,attentive,174,10,50,nan", ["line 4", "nan"]),
+        ("mixed,hw,1,ssv2,attentive,174,10,50,100.5", ["line 4", "100.5", "0 to 100"]),
+        ("mixed,hw,1,ssv2,attentive,174,10,50,-0.1", ["line 4", "-0.1"]),
+        ("mixed,hw,1.5,ssv2,attentive,174,10,50,5", ["line 4", "seed", "'1.5'"]),
+        ("mixed,hw,1,ssv2,attentive,174,10,few,5", ["line 4", "val_items", "'few'"]),
+        ("mixed,hw,1,ssv2,attentive,174,10,0,5", ["line 4", "0 items"]),
+        ("mixed,ld,1,ssv2,linear,174,10,50,9.6", ["lines 3 and 4", "keep one"]),
+        ("mixed,hw,1,ssv2", ["line 4", "4 fields", "9 columns"]),
+    ],
+)
+def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, words: list[str]) -> None:
+    with pytest.raises(ResultsError) as caught:
+        read_csv(write(tmp_path, [*GOOD, row]), "mixed")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_missing_column_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, ["mixed,baseline,1,ssv2,8.5"], "regime,variant,seed,benchmark,top1_percent")
+    with pytest.raises(ResultsError, match="lacks the column probe"):
+        read_csv(path, "mixed")
+
+
+def test_items_column_may_be_missing_or_blank(tmp_path: Path) -> None:
+    path = write(tmp_path, ["mixed,baseline,1,ssv2,linear,8.5"], "regime,variant,seed,benchmark,probe,top1_percent")
+    assert read_csv(path, "mixed").items("baseline", "ssv2") is None
+    assert read_csv(write(tmp_path, ["mixed,baseline,1,ssv2,linear,1,1,,8"]), "mixed").items("baseline", "ssv2") is None
+
+
+def test_unknown_regime_names_the_nearest_or_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="did you mean 'mixed'"):
+        read_csv(published_path(), "mixd")
+    with pytest.raises(ResultsError, match="known: mixed, ucf101"):
+        read_csv(published_path(), "zzzzzzz")
+
+
+def test_no_file_no_rows_no_baseline_no_text(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="no results file"):
+        read_csv(tmp_path / "absent.csv", "mixed")
+    with pytest.raises(ResultsError, match="no results file"):
+        read_csv(tmp_path, "mixed")
+    with pytest.raises(ResultsError, match="no regime"):
+        read_csv(write(tmp_path, []), "mixed")
+    with pytest.raises(ResultsError, match="no row of 'baseline'"):
+        read_csv(write(tmp_path, GOOD[1:]), "mixed")
+    with pytest.raises(ResultsError, match="no row of 'control'"):
+        read_csv(write(tmp_path, GOOD), "mixed", baseline="control")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ResultsError, match="UTF-8"):
+        read_csv(tmp_path / "binary.csv", "mixed")
+
+
+def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(("\ufeff" + HEADER + "\r\n" + GOOD[0] + "\r\n\r\n" + GOOD[1] + "\r\n").encode())
+    assert read_csv(path, "mixed").variants == ("baseline", "ld")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("dead: {meaning: m, variants: {mixed: [lx]}}", "lx"),
+        ("dead: {meaning: m, variant: {mixed: [ld]}}", "'dead' is not understood"),
+        ("dead: {meaning: m, variants: {mixed: ld}}", "'dead' is not understood"),
+        ("[1, 2]", "holds list"),
+        ("a: [", "not a YAML file"),
+    ],
+)
+def test_a_bad_flag_file_is_an_error(tmp_path: Path, content: str, words: str) -> None:
+    path = write(tmp_path, GOOD)
+    path.with_suffix(".flags.yaml").write_text(content)
+    with pytest.raises(ResultsError, match=words):
+        read_csv(path, "mixed")
+
+
+def test_flags_beside_a_file_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    path.with_suffix(".flags.yaml").write_text("dead: {meaning: why, variants: {mixed: [ld], other: [x]}}")
+    table = read_csv(path, "mixed")
+    assert table.flags("ld") == {"dead"}
+    assert table.flags("baseline") == frozenset()
+    assert table.flag_meanings == (("dead", "why"),)
+
+
+def test_table_means_are_over_the_scores_there_are() -> None:
+    table = ResultTable.from_scores(
+        [score(seed=1, accuracy=10), score(seed=2, accuracy=20), score(seed=3, benchmark="b", accuracy=5)]
+    )
+    assert table.benchmarks == ("a", "b")
+    assert table.means() == {"baseline": {"a": 15.0, "b": 5.0}}
+    assert table.seeds("baseline") == (1, 2, 3)
+
+
+def test_table_checks_itself_and_cannot_be_changed() -> None:
+    with pytest.raises(ResultsError, match="no scores"):
+        ResultTable((), ("a",))
+    with pytest.raises(ResultsError, match="two scores"):
+        ResultTable.from_scores([score(), score(accuracy=1)])
+    with pytest.raises(ResultsError, match="not a benchmark"):
+        ResultTable.from_scores([score(benchmark="b")], ["a"])
+    with pytest.raises(ResultsError, match="twice"):
+        ResultTable.from_scores([score()], ["a", "a"])
+    with pytest.raises(ResultsError):
+        score(accuracy=math.inf)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ResultTable.from_scores([score()]).benchmarks = ("b",)  # type: ignore[misc]
+    assert issubclass(ResultsError, EquipoiseError)
+    assert issubclass(ResultsError, ValueError)
+
+
+def test_only_seeds_touches_one_variant() -> None:
+    table = ResultTable.from_scores([score(v, seed) for v in ("baseline", "x") for seed in (1, 2)])
+    less = table.only_seeds("baseline", {2, 9})
+    assert (less.seeds("baseline"), less.seeds("x"), table.seeds("baseline")) == ((2,), (1, 2), (1, 2))
+    with pytest.raises(ResultsError, match="seeds it has: 1, 2"):
+        table.only_seeds("baseline", {7})
+
+
+def test_items_are_the_fewest_and_unknown_if_any_is() -> None:
+    one = Score(variant="v", seed=1, benchmark="a", accuracy_percent=1, items=10)
+    assert ResultTable.from_scores([one, dataclasses.replace(one, seed=2, items=8)]).items("v", "a") == 8
+    assert ResultTable.from_scores([one, dataclasses.replace(one, seed=2, items=None)]).items("v", "a") is None
