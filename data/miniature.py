@@ -35,6 +35,7 @@ SPLITS = ("train", "test")
 _VERSION = 1  # of what is drawn: another number, other pictures
 _CHUNK = 50  # items per job
 _SETTINGS = "miniature.json"
+_X264 = "min-keyint=8:scenecut=0:psy=0:log-level=error"
 
 
 class MiniatureError(ValueError):
@@ -91,7 +92,10 @@ _DEFAULT_SIZES = Sizes()
 def encode_video(frames: Frame, fps: int) -> bytes:
     """Encodes uint8 RGB frames ``[T, H, W, 3]`` as an H.264 MP4 file; the same frames give the same bytes.
 
-    libx264 veryfast, CRF 18, a key frame every 8 frames, no B-frames, 4:2:0, one thread.
+    libx264 veryfast, a key frame every 8 frames, no B-frames, 4:2:0, one thread. Rate control, scene-cut detection and
+    psycho-visual decisions are off and the quantiser is fine and constant: with the usual CRF 18 a linear classifier
+    read the tempo of ``mini_dive`` from the first frame (76 % of 50 % chance) and the sense of the turn from the mean
+    over time (85 %), out of nothing but coding artefacts. With these settings it is at chance.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -100,7 +104,7 @@ def encode_video(frames: Frame, fps: int) -> bytes:
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, fps)
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": "18", "preset": "veryfast", "g": "8", "bf": "0", "x264-params": "log-level=error"}
+        stream.options = {"preset": "veryfast", "g": "8", "bf": "0", "qp": "8", "x264-params": _X264}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())

@@ -100,6 +100,8 @@ class VideoEncoder(nn.Module):
         grid: token grid of a video clip; a still image uses its first time slot.
     """
 
+    rope: Tensor
+
     def __init__(self, config: EncoderConfig, grid: TokenGrid) -> None:
         super().__init__()
         self.config = config
@@ -236,7 +238,7 @@ def _init_linear(module: nn.Module) -> None:
 
 def _rescale_residuals(blocks: nn.ModuleList) -> None:
     """Scale each block's two output projections by depth, as V-JEPA does, so that the residual stream starts even."""
-    for depth, block in enumerate(blocks, start=1):
-        with torch.no_grad():
-            block.attn.proj.weight.div_((2.0 * depth) ** 0.5)
-            block.mlp.fc2.weight.div_((2.0 * depth) ** 0.5)
+    with torch.no_grad():
+        for depth in range(1, len(blocks) + 1):
+            for name in ("attn.proj", "mlp.fc2"):
+                blocks.get_parameter(f"{depth - 1}.{name}.weight").div_((2.0 * depth) ** 0.5)

@@ -105,8 +105,9 @@ class ClipGroup:
 
     Attributes:
         clip: float ``[B, 3, F, S, S]``, ImageNet-normalised; F is 1 for still images.
-        masks: one per mask policy, all rows cut to the same length.
-        still: bool ``[B]``, clips to leave out of every temporal term; None leaves none out.
+        masks: one per mask policy, all rows cut to the same length; on the CPU, where they are drawn, so that the step
+            knows which tokens qualify without waiting for the device.
+        still: bool ``[B]`` on the CPU, clips to leave out of every temporal term; None leaves none out.
     """
 
     clip: Tensor
@@ -214,7 +215,7 @@ class VideoJEPA(nn.Module):
             targets.append(h)
             for name, value in parts.items():
                 collected.setdefault(name, []).append((group.clip.shape[0], value))
-        values = {k: sum(n * v for n, v in vs) / sum(n for n, _ in vs) for k, vs in collected.items()}
+        values = {k: _weighted_mean(vs) for k, vs in collected.items()}
         scale = {"jepa": 1.0, "context": context_weight, **weights}
         weighted = {k: scale[k] * v for k, v in values.items()}
         loss = torch.stack(list(weighted.values())).sum()
@@ -229,7 +230,8 @@ class VideoJEPA(nn.Module):
         h = self.targets(patches, kind)
         parts: dict[str, list[Tensor]] = {}
         student: list[Tensor] = []
-        for policy, mask in enumerate(group.masks):
+        for policy, drawn in enumerate(group.masks):
+            mask = drawn.to(patches.device)
             z = self.encoder(patches, kind, mask.visible)
             predicted, context = self.predictor(z, mask.visible, mask.masked, policy)
             student.append(z)
@@ -238,7 +240,7 @@ class VideoJEPA(nn.Module):
             if context_weight:
                 value = losses.context_loss(context, h.unflatten(1, grid.shape), mask.visible, mask.masked, grid)
                 parts.setdefault("context", []).append(value)
-            latents = self._latents(group, grid, mask, z, h, predicted)
+            latents = self._latents(group, grid, mask, drawn, z, h, predicted)
             for name in active:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.detached):
                     term = self.objectives[name](latents)
@@ -247,7 +249,9 @@ class VideoJEPA(nn.Module):
         return {k: torch.stack(v).mean() for k, v in parts.items()}, student, h
 
     @staticmethod
-    def _latents(group: ClipGroup, grid: TokenGrid, mask: Mask, z: Tensor, h: Tensor, predicted: Tensor) -> Latents:
+    def _latents(
+        group: ClipGroup, grid: TokenGrid, mask: Mask, drawn: Mask, z: Tensor, h: Tensor, predicted: Tensor
+    ) -> Latents:
         return Latents(
             student=grid.scatter(z, mask.visible),
             visible=grid.visible(mask.visible),
@@ -258,4 +262,11 @@ class VideoJEPA(nn.Module):
             patch=grid.patch,
             tubelet=grid.tubelet,
             still=group.still,
+            visible_host=grid.visible(drawn.visible.cpu()),
         )
+
+
+def _weighted_mean(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Mean of (count, scalar) pairs by count."""
+    total = sum(n for n, _ in parts)
+    return torch.stack([v * (n / total) for n, v in parts]).sum()

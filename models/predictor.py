@@ -55,6 +55,8 @@ class Predictor(nn.Module):
         mask_policies: masks drawn per clip; each has its own learned mask token.
     """
 
+    rope: Tensor
+
     def __init__(self, config: PredictorConfig, channels: int, grid: TokenGrid, mask_policies: int) -> None:
         super().__init__()
         self.enter = nn.Linear(channels, config.width)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,12 +27,13 @@ from equipoise.platform.settings import (
 )
 
 Sampler = Literal["tpe", "nsga2", "random"]
+S = TypeVar("S", bound="StudyBase")
 
 
 class Range(Settings):
     """Search range of one objective's weight.
 
-    The weight is log-uniform in ``[low, high]``, and the objective is off with probability ``off_probability`` under the prior.
+    The weight is log-uniform in ``[low, high]``; under the prior the objective is off with ``off_probability``.
     """
 
     low: float = Field(gt=0, allow_inf_nan=False)
@@ -51,8 +50,9 @@ class Range(Settings):
 
     @property
     def floor(self) -> float:
-        """Lower end of the sampled axis: what falls below ``low`` is off, a share ``off_probability`` of the axis' log length."""
-        return self.low * (self.low / self.high) ** (self.off_probability / (1 - self.off_probability))
+        """Lower end of the sampled axis: its part below ``low`` means off, a share ``off_probability`` of the log axis."""
+        span = math.log(self.high / self.low)
+        return self.low * math.exp(-span * self.off_probability / (1 - self.off_probability))
 
 
 class StudyBase(Settings):
@@ -228,21 +228,12 @@ def load_ablation(name_or_path: str, changes: dict[str, Any]) -> AblationDefinit
     return _load(AblationDefinition, "studies", name_or_path, "study", changes)
 
 
-def _load(model: Any, folder: str, name_or_path: str, what: str, changes: dict[str, Any]) -> Any:
+def _load(model: type[S], folder: str, name_or_path: str, what: str, changes: dict[str, Any]) -> S:
     path = find(folder, name_or_path, what)
     data = load_yaml(path)
     if not isinstance(data, dict):
         raise SettingsError(f"{what} {path} holds {type(data).__name__}; expected a mapping of settings")
     given = {k: v for k, v in changes.items() if v is not None and v != ()}
     if "set" in given:
-        given["set"] = [*data.get("set", ()), *_words(given["set"])]
+        given["set"] = [*data.get("set", ()), *given["set"]]
     return parse(model, {**data, **given}, f"{what} {name_or_path}")
-
-
-def _words(value: Sequence[str]) -> list[str]:
-    return list(value)
-
-
-def home_path(given: Path | None) -> Path:
-    """The home folder: what was given, or ``equipoise_home`` here."""
-    return (given or Path("equipoise_home")).resolve()

@@ -44,6 +44,7 @@ class Director:
         paths: where trials read.
         display: what the person sees.
         benchmarks: what trials are scored on; empty for none.
+        manifest_hash: of all manifests the study reads.
         proposer: source of searched trials, None for a study that is a list.
         make: settings of a searched trial from its name, variant and seed.
         searched: how many trials the search asks for.
@@ -57,6 +58,7 @@ class Director:
     paths: Paths
     display: StudyDisplay
     benchmarks: tuple[str, ...]
+    manifest_hash: str
     proposer: OptunaProposer | None = None
     make: Any = None
     searched: int = 0
@@ -83,7 +85,7 @@ class Director:
         assert row.settings is not None
         settings = TrialSettings.model_validate_json(row.settings)
         if row.run_id is None:
-            run_id = self.tracker.start_trial(self.parent, self.study, row.key, row.role, settings)
+            run_id = self.tracker.start_trial(self.parent, self.study, row.key, row.role, settings, self.manifest_hash)
             row = self.ledger.update(row.number, run_id=run_id)
         self.ledger.update(row.number, status="ready", ray_id=ray_id, error=None)
         return {
@@ -141,7 +143,7 @@ class Director:
         elif phase == "done":
             self.results[number] = {k: result[k] for k in ("accuracies", "summaries", "flags") if k in result}
         else:
-            self.display.update(row.key, str(phase), result["done"], result["total"])
+            self.display.update(row.key, str(phase), result["count"], result["total"])
 
     def ended(self, number: int, error: str | None) -> None:
         """A trial ended for good; Optuna and MLflow are told after the book."""

@@ -93,8 +93,8 @@ def frozen_encoder(found: Checkpoint) -> VideoEncoder:
     moved = any(not torch.equal(v, start[k]) for k, v in encoder.state_dict().items())
     if not moved and not mix.untrained_allowed:
         raise CheckpointError(
-            f"checkpoint {found.path}: the {mix.evaluated} encoder still equals its initialisation after {found.step} steps, "
-            f"so scoring variant {found.settings.variant_name!r} would score an untrained encoder"
+            f"checkpoint {found.path}: the {mix.evaluated} encoder still equals its initialisation after "
+            f"{found.step} steps, so scoring variant {found.settings.variant_name!r} would score an untrained encoder"
         )
     return encoder.eval().requires_grad_(False)
 
@@ -195,9 +195,9 @@ def probe(
         return bank
 
     bank = fitted([g[0] for g in grid], [g[1] for g in grid], fit)
-    right = (predict(bank, train[choose]) == train_labels[choose]).float().mean(1)
+    right = (predict(bank, train[choose]) == train_labels[choose]).sum(1)
     records = [
-        {"lr": lr, "weight_decay": wd, "holdout_accuracy": 100 * float(r)}
+        {"lr": lr, "weight_decay": wd, "holdout_accuracy": 100 * int(r) / held}
         for (lr, wd), r in zip(grid, right, strict=True)
     ]
     winner = records[int(right.argmax())]
@@ -248,7 +248,7 @@ def score(
         results.append(
             BenchmarkResult(
                 benchmark=name,
-                accuracy=100 * float(correct.float().mean()),
+                accuracy=100 * int(correct.sum()) / len(correct),
                 items=len(correct),
                 chosen=winner,
                 grid=tuple(grid),

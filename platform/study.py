@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -123,8 +124,11 @@ class Outcome:
         return {"study": self.name, "complete": self.complete, "mlflow_run": self.parent, "trials": trials}
 
 
-def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: CacheProgress | None = None) -> None:
+def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: CacheProgress | None = None) -> str:
     """Read every manifest and build every clip cache a trial will need, before anything starts.
+
+    Returns:
+        Sixteen hex digits that identify the content of all the manifests together.
 
     Raises:
         ValueError: a manifest, decoding or cache error, in one sentence.
@@ -133,8 +137,8 @@ def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: C
     if probe:
         for name in settings.scored:
             manifests += [settings.regime.benchmarks[name].train, settings.regime.benchmarks[name].test]
-    for manifest in dict.fromkeys(manifests):
-        open_cache(settings, home.paths, manifest, progress)
+    hashes = {m: open_cache(settings, home.paths, m, progress).manifest_hash for m in dict.fromkeys(manifests)}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_study(
@@ -179,7 +183,7 @@ def run_study(
         raise StudyError(
             f"there is no study {definition.name!r} in {home.root} to resume; leave --resume out to start it"
         )
-    prepare_caches(example, home, probe, progress)
+    manifest_hash = prepare_caches(example, home, probe, progress)
     tracker = home.tracker()
     ledger = Ledger(folder / "ledger.db")
     try:
@@ -188,8 +192,9 @@ def run_study(
             for role, name, settings in listed:
                 ledger.open_trial(name, role, settings.model_dump_json())
             ledger.set_fact("listed", True)
-        with StudyDisplay(f"{kind} {definition.name}", 0, quiet) as display:
-            director = _director(definition, home, ledger, tracker, parent, display, example, probe)
+        planned = len(ledger.rows()) + (definition.trials if isinstance(definition, SweepDefinition) else 0)
+        with StudyDisplay(f"{kind} {definition.name}", planned, quiet) as display:
+            director = _director(definition, home, ledger, tracker, parent, display, example, probe, manifest_hash)
             director.reconcile()
             display.planned = director.planned()
             tracker.running(parent)
@@ -213,6 +218,7 @@ def _director(
     display: StudyDisplay,
     example: TrialSettings,
     probe: bool,
+    manifest_hash: str,
 ) -> Director:
     director = Director(
         study=definition.name,
@@ -223,6 +229,7 @@ def _director(
         paths=home.paths,
         display=display,
         benchmarks=example.scored if probe else (),
+        manifest_hash=manifest_hash,
     )
     if isinstance(definition, SweepDefinition):
         preset, regime = example.preset, example.regime

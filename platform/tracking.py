@@ -78,7 +78,9 @@ class Tracker:
         self.client.log_text(run_id, json.dumps(definition, indent=1), "study.json")
         return run_id
 
-    def start_trial(self, parent: str, study: str, key: str, role: str, settings: TrialSettings) -> str:
+    def start_trial(
+        self, parent: str, study: str, key: str, role: str, settings: TrialSettings, manifest_hash: str
+    ) -> str:
         """Create a trial's child run, with every objective weight as a parameter, and return its id."""
         from mlflow.entities import Param
 
@@ -96,13 +98,14 @@ class Tracker:
                 "preset": settings.preset.name,
                 "seed": str(settings.seed),
                 "settings_key": settings.key,
+                "manifest_hash": manifest_hash,
                 "git_commit": git_commit(),
                 "status": "ready",
             },
         )
         run_id: str = run.info.run_id
         on = settings.variant.objectives
-        params = {name: on[name].weight if name in on else 0.0 for name in RECORDS}
+        params: dict[str, object] = {name: on[name].weight if name in on else 0.0 for name in RECORDS}
         params |= {"variant": settings.variant_name, "seed": settings.seed, "reading": settings.reading}
         params |= {"steps": 0 if settings.variant.untrained else settings.preset.optimisation.steps}
         self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])

@@ -224,18 +224,7 @@ class Trainer:
             TrainingError: if the loss is not finite; the last checkpoint is from before that.
         """
         preset = self.settings.preset
-        sampling = preset.sampling
-        stream_ = ClipStream(
-            self.mixture,
-            frames=preset.model.frames,
-            stride=sampling.stride,
-            batch=self.o.batch,
-            seed=stream(self.settings.seed, "clips"),
-            rank=self.reporter.rank,
-            world=self.reporter.world,
-        )
-        if self.sampler_state is not None:
-            stream_.load_state_dict(self.sampler_state)
+        stream_ = self.open_stream()
         began, waited, since = time.perf_counter(), 0.0, self.step
         with contextlib.closing(stream_):
             while self.step < self.o.steps:
@@ -261,11 +250,27 @@ class Trainer:
                 self.reporter.report(found, save)
                 began, waited, since = time.perf_counter(), 0.0, self.step
 
+    def open_stream(self) -> ClipStream:
+        """The trial's batches, from the trainer's step on; to be closed."""
+        preset = self.settings.preset
+        opened = ClipStream(
+            self.mixture,
+            frames=preset.model.frames,
+            stride=preset.sampling.stride,
+            batch=self.o.batch,
+            seed=stream(self.settings.seed, "clips"),
+            rank=self.reporter.rank,
+            world=self.reporter.world,
+        )
+        if self.sampler_state is not None:
+            opened.load_state_dict(self.sampler_state)
+        return opened
+
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} at step {self.step} (variant {self.settings.variant_name}, seed {self.settings.seed}): "
-                "lower the learning rate or the weights of its objectives"
+                f"the loss is {loss} at step {self.step} (variant {self.settings.variant_name}, "
+                f"seed {self.settings.seed}): lower the learning rate or the weights of its objectives"
             )
 
     def _saver(self, sampler: dict[str, Any]) -> Any:
@@ -287,7 +292,7 @@ class Trainer:
         settings = self.settings
         # Dropout, drop-path and random directions of this step; masks and crops have streams of their own.
         torch.manual_seed(stream(settings.seed, "step", self.step, self.reporter.rank))
-        groups = self._groups(batch)
+        groups = self.batch_groups(batch)
         weights = self.mix.weights_at(self.step, self.o.steps)
         context = self.mix.context.at(self.step, self.o.steps)
         lr = learning_rate(self.o, self.step)
@@ -318,8 +323,8 @@ class Trainer:
             **{f"gradient_share.{k}": v for k, v in shares.items()},
         }
 
-    def _groups(self, batch: Batch) -> list[ClipGroup]:
-        """Crops and masks of a batch; still images join the videos where the settings repeat them."""
+    def batch_groups(self, batch: Batch) -> list[ClipGroup]:
+        """Crops and masks of a batch at this step; still images join the videos where the settings repeat them."""
         # Drawn for the global batch, so that crops do not depend on the number of workers.
         crops = self.augment.draw(self.o.batch, generator(self.settings.seed, "crops", self.step))
         video = self._crop(batch.video, crops.select(batch.video_rows))
@@ -330,7 +335,7 @@ class Trainer:
             still = torch.zeros(len(repeated) + (0 if video is None else len(video)), dtype=torch.bool)
             still[-len(repeated) :] = True
             video = repeated if video is None else torch.cat([video, repeated])
-            return [self._group("video", video, still.to(self.device) if self.mix.leave_out_still else None)]
+            return [self._group("video", video, still if self.mix.leave_out_still else None)]
         named = (("video", video), ("image", image))
         return [self._group(kind, clip, None) for kind, clip in named if clip is not None]
 
@@ -344,7 +349,7 @@ class Trainer:
             motion = motion_map(clip, self.mix.model.grid("video"), scale=self.mix.motion_scale).cpu()
         draw = generator(self.settings.seed, f"masks.{kind}", self.step, self.reporter.rank)
         masks = sampler.sample(len(clip), draw, motion=motion, shares=self.mix.shares if kind == "video" else None)
-        return ClipGroup(clip, [m.to(self.device) for m in masks], still)
+        return ClipGroup(clip, masks, still)
 
 
 @contextlib.contextmanager

@@ -154,11 +154,12 @@ def _scores(settings: TrialSettings, paths: Paths, folder: Path, final: Path | N
     if not settings.resources.uses_train:
 
         def progress(what: str, done: int, total: int) -> None:
-            tune.report({PHASE: what, "done": done, "total": total})
+            # "done" is a word of Tune's own: reporting it would end the trial.
+            tune.report({PHASE: what, "count": done, "total": total})
 
         return score_checkpoint(settings, paths, folder, final, progress)
     r = settings.resources
-    tune.report({PHASE: "probes", "done": 0, "total": 1})
+    tune.report({PHASE: "probes", "count": 0, "total": 1})
     task = ray.remote(num_cpus=r.cpus_per_worker, num_gpus=r.gpus_per_worker)(score_checkpoint)
     found: dict[str, Any] = ray.get(task.remote(settings, paths, folder, final))
     return found

@@ -171,7 +171,7 @@ def test_hidden_tokens_do_not_matter(name: str) -> None:
 def test_gradient_reaches_what_the_record_says(name: str) -> None:
     given = latents()
     objective = build(name)
-    value_of(objective, given).backward()  # type: ignore[no-untyped-call]
+    value_of(objective, given).backward()
     moves = RECORDS[name].moves
     # A hard-region gradient passes through the predictor to the encoder.
     source = given.predicted if "predictor" in moves else given.student
@@ -330,7 +330,7 @@ def test_action_terms_refuse_a_missing_or_wrong_clip(name: str) -> None:
 def test_hard_weighting_leaves_the_weights_out_of_the_gradient() -> None:
     given = latents()
     objective = build("hard_region", tau=0.05)
-    value_of(objective, given).backward()  # type: ignore[no-untyped-call]
+    value_of(objective, given).backward()
     error = given.masked_error.detach().mean(-1)
     weight = error.shape[1] * torch.softmax(error / 0.05, dim=-1)
     expected = (weight / error.numel())[..., None].expand(-1, -1, D) / D
@@ -400,5 +400,5 @@ def test_hamiltonian_under_no_grad_of_features_without_gradient() -> None:
         value = value_of(objective, plain)
     trained = value_of(objective, plain)
     torch.testing.assert_close(value, trained.detach())
-    trained.backward()  # type: ignore[no-untyped-call]
+    trained.backward()
     assert all(p.grad is not None for p in list(objective.parameters())[:-1])

@@ -33,7 +33,7 @@ def leaf(data: Mapping[str, Tensor], key: str) -> Tensor:
 
 def check(loss: Tensor, expected: Tensor, gradients: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=0)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for name, (x, recorded) in gradients.items():
         assert x.grad is not None, name
         torch.testing.assert_close(x.grad, recorded, rtol=1e-4, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")  # type: ignore[misc]

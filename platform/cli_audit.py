@@ -1,0 +1,88 @@
+"""The command `equipoise audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from equipoise.platform.cli_options import emit, home_options, json_option
+
+# Heavy modules (torch, matplotlib) are imported when the command runs: help answers at once.
+
+
+@click.command()
+@click.argument("target", metavar="VARIANT|SPACE")
+@click.option("--preset", help="nano, small, base, or a YAML file; default: nano, or the space's own.")
+@click.option(
+    "--regime", help="miniature, ucf101, mixed, synthetic, or a YAML file; default: miniature, or the space's."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a preset key.")
+@click.option("--reading", type=click.Choice(["as_described", "as_published"]), help="Default: as_described.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Heat map of cosines: .png, .pdf or .svg.")
+@home_options
+@json_option
+def audit(target: str, home: Path, tracking_uri: str | None, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Prove on one real batch that every objective of a VARIANT trains something.
+
+    A SPACE (quickstart, full, or a YAML file) is audited with all its objectives on at once, each at the geometric mean
+    of its range.
+    """
+    from rich.console import Console
+
+    from equipoise.platform import audit as audits
+    from equipoise.platform.audit_view import check_suffix, show
+    from equipoise.platform.study import Home
+    from equipoise.platform.training import compute_threads
+
+    if out is not None:
+        check_suffix(out)
+    settings = audit_settings(target, **options)
+    with compute_threads(1):
+        result = audits.audit(settings, Home(home.resolve(), tracking_uri).paths)
+    if out is not None:
+        result.write_heatmap(out)
+    if as_json:
+        emit({**result.to_dict(), "heatmap": None if out is None else str(out)})
+        return
+    show(result, Console())
+    if out is not None:
+        click.echo(f"Heat map: {out}")
+
+
+def audit_settings(
+    target: str,
+    preset: str | None = None,
+    regime: str | None = None,
+    overrides: tuple[str, ...] = (),
+    reading: str | None = None,
+    seed: int = 0,
+) -> Any:
+    """Settings of the trial that stands for a variant or a search space.
+
+    Raises:
+        SettingsError: for a name that is neither, naming the nearest.
+    """
+    from equipoise.platform.audit import space_settings
+    from equipoise.platform.definitions import load_sweep
+    from equipoise.platform.errors import SettingsError, nearest
+    from equipoise.platform.mix import variants
+    from equipoise.platform.settings import TrialSettings, load_preset, load_regime, parse, shipped
+
+    known, spaces = variants(), shipped("spaces")
+    if target in known:
+        content = {
+            "variant_name": target,
+            "variant": known[target],
+            "reading": reading or "as_described",
+            "seed": seed,
+            "preset": load_preset(preset or "nano", overrides),
+            "regime": load_regime(regime or "miniature"),
+        }
+        return parse(TrialSettings, content, f"audit {target}")
+    if target not in spaces and Path(target).suffix not in (".yaml", ".yml"):
+        raise SettingsError(f"{target!r} is neither a variant nor a search space; {nearest(target, [*known, *spaces])}")
+    changes = {"preset": preset, "regime": regime, "set": overrides, "reading": reading}
+    return space_settings(load_sweep(target, changes), seed)
