@@ -27,7 +27,7 @@ UCF_CLASSES = (
     "pendulum",
     "bounce",
     "zigzag",
-    "approach",
+    "zoom",
     "shake",
     "pan",
     "crossing",
@@ -112,7 +112,7 @@ def _ucf_path(studio: Studio, name: str, size: int, frames: int) -> _Path:
     elif name == "zigzag":
         path.x += sign * 2.6 * reach * (t - 0.5)
         path.y += 0.8 * reach * (2 * np.abs(2 * ((2.2 * rate * t + phase) % 1) - 1) - 1)
-    elif name == "approach":
+    elif name == "zoom":
         path.size *= 0.5 + 1.1 * t if sign > 0 else 1.6 - 1.1 * t
     elif name == "shake":
         path.x += studio.rng.normal(0, size * 0.04, frames)

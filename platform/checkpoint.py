@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import equipoise
 from equipoise.platform.errors import CheckpointError
@@ -87,7 +88,7 @@ def save(
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
             content = Path(temporary) / "checkpoint"
             content.mkdir()
-            torch.save(state, content / STATE)
+            _save_state(state, content / STATE)
             record = {
                 "format": FORMAT,
                 "step": step,
@@ -106,6 +107,14 @@ def save(
     except OSError as error:
         raise CheckpointError(f"checkpoint {target} cannot be written: {error.strerror or error}") from error
     return target
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        # A write that fails (full disk, quota) comes out of torch as an error about its archive.
+        raise OSError(f"writing failed, the disk may be full ({str(error).splitlines()[0]})") from error
 
 
 def _sync(path: Path) -> None:
@@ -143,13 +152,18 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{folder} has format {record['format']}; this version reads up to {FORMAT}: upgrade equipoise"
             )
+        step, given = record["step"], record["settings"]
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is no checkpoint: expected a folder with {RECORD} and {STATE}") from None
-    except (OSError, KeyError, ValueError, RuntimeError, EOFError) as error:
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} is no file of tensors") from None
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {RECORD} has no {error}") from None
+    except (OSError, TypeError, ValueError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {str(error).splitlines()[0]}") from None
-    settings = parse(TrialSettings, record["settings"], f"checkpoint {folder}")
-    return Checkpoint(folder, settings, record["step"], record, state)
+    settings = parse(TrialSettings, given, f"checkpoint {folder}")
+    return Checkpoint(folder, settings, step, record, state)
 
 
 def load_strictly(module: nn.Module, state: dict[str, Any], origin: Path) -> None:
@@ -162,10 +176,10 @@ def load_strictly(module: nn.Module, state: dict[str, Any], origin: Path) -> Non
     for key, value in own.items():
         if key not in state:
             raise CheckpointError(f"checkpoint {origin} has no {key}: it is of another model")
-        if state[key].shape != value.shape:
-            raise CheckpointError(
-                f"checkpoint {origin}: {key} is {tuple(state[key].shape)}, these settings need {tuple(value.shape)}"
-            )
+        # Extra state (the count of an objective's random draws) is no tensor and has no shape.
+        shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in (state[key], value)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(f"checkpoint {origin}: {key} is {shapes[0]}, these settings need {shapes[1]}")
     extra = sorted(set(state) - set(own))
     if extra:
         raise CheckpointError(f"checkpoint {origin} has {extra[0]}, which these settings do not build")

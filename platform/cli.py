@@ -228,11 +228,14 @@ def pretrain(
     row = outcome.rows[0]
     if row.status == "failed":
         raise EquipoiseError(f"pretraining failed: {row.error}")
-    place = outcome.folder / "trials" / row.key
+    kept = (row.result or {})["checkpoint"]
     if as_json:
-        _emit({**outcome.to_dict(), "checkpoint": str(place)})
+        _emit({**outcome.to_dict(), "checkpoint": kept})
+    elif kept is None:
+        click.echo("An untrained variant has no checkpoint: score it with equipoise ablate")
     else:
-        click.echo(f"Checkpoint: {place}\nScore it:   equipoise probe {shlex.quote(str(place))}")
+        where = f" --home {shlex.quote(str(options['home']))}"
+        click.echo(f"Checkpoint: {kept}\nScore it:   equipoise probe {shlex.quote(kept)}{where}")
 
 
 def _changes(options: dict[str, Any], *more: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform.plots import plot_front
+from equipoise.platform.plots import plot_curves, plot_front
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Selection, select
 from equipoise.platform.study import Home
@@ -66,6 +66,11 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
         )
         balanced = found.selection.balanced
         tracker.tag(run_id, balanced=balanced.variant if balanced else "none")
+        for metric, label in (("jepa", "JEPA loss"), ("effective_rank", "effective rank of the target")):
+            curves = tracker.curves(run_id, metric)
+            if curves:
+                picture = plot_curves(curves, scratch / f"{metric}.png", label, f"Study {name}")
+                tracker.artifacts(run_id, picture)
     on_front = set(found.selection.front)
     for run in tracker.trial_runs(run_id):
         variant = run.data.tags.get("variant")
@@ -73,9 +78,9 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
             continue
         chosen = balanced is not None and variant == balanced.variant
         tracker.tag(run.info.run_id, front=str(variant in on_front).lower(), balanced=str(chosen).lower())
-        kept = checkpoints.latest(folder / "trials" / run.data.tags["trial"] / "checkpoints")
-        if chosen and kept is not None and not tracker.client.list_artifacts(run.info.run_id, MODEL_FOLDER):
-            tracker.artifacts(run.info.run_id, kept, MODEL_FOLDER)
+        kept = Path(run.data.tags.get("checkpoint", ""))
+        if chosen and kept.name and kept.exists() and not tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
+            tracker.artifacts(run.info.run_id, checkpoints.load(kept).path, MODEL_FOLDER)
     return found
 
 

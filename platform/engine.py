@@ -141,7 +141,7 @@ class Director:
         elif phase == "failed":
             self.errors[number] = result["error"]
         elif phase == "done":
-            self.results[number] = {k: result[k] for k in ("accuracies", "summaries", "flags") if k in result}
+            self.results[number] = result["result"]
         else:
             self.display.update(row.key, str(phase), result["count"], result["total"])
 
@@ -168,6 +168,8 @@ class Director:
             return
         folder = self.folder / "trials" / row.key
         if row.status == "finished" and row.result is not None:
+            if row.result["checkpoint"]:
+                self.tracker.tag(row.run_id, checkpoint=row.result["checkpoint"])
             if accuracies:
                 self.tracker.metrics(row.run_id, accuracies, 0)
                 items = {f"items.{s['benchmark']}": str(s["items"]) for s in row.result["summaries"]}
@@ -337,8 +339,8 @@ def run(director: Director, example: TrialSettings, concurrent: int | None, retr
     if remaining == 0:
         return True
     r = example.resources
-    # Train's workers carry the resources; a driver that held CPUs too would starve them.
-    per_trial = {"cpu": 0} if r.uses_train else {"cpu": r.cpus_per_worker, "gpu": r.gpus_per_worker}
+    # Train's workers carry the resources: a driver that held CPUs too would starve them, so it asks for memory alone.
+    per_trial = {"cpu": 0, "memory": 64 * MEBIBYTE} if r.uses_train else {"cpu": r.cpus_per_worker, "gpu": r.gpus_per_worker}
     tuner = Tuner(
         tune.with_resources(run_trial, per_trial),
         tune_config=TuneConfig(

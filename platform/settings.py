@@ -310,7 +310,7 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
         return f"{where}: {message}" if where else message
-    return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{where or 'the content'} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _keys(model: Any, path: Sequence[str | int]) -> list[str]:
@@ -321,7 +321,7 @@ def _keys(model: Any, path: Sequence[str | int]) -> list[str]:
         if isinstance(step, str) and step in fields:
             annotation = fields[step]
         else:
-            arguments = [a for a in get_args(annotation) if a is not type(None)]
+            arguments = [a for a in get_args(annotation) if a not in (type(None), Ellipsis)]
             annotation = arguments[-1] if arguments else None
         arguments = [a for a in get_args(annotation) if _fields(a)]
         if (
@@ -422,7 +422,7 @@ def apply_override(data: Any, item: str) -> None:
         item: key path and a YAML value.
 
     Raises:
-        SettingsError: if the item has no ``=`` or passes through something that is not a mapping.
+        SettingsError: if the item has no ``=``, passes through something that is not a mapping, or its value is no YAML.
     """
     path, sign, text = item.partition("=")
     if not sign or not path:
@@ -431,5 +431,8 @@ def apply_override(data: Any, item: str) -> None:
     for part in parents:
         data = data.setdefault(part, {}) if isinstance(data, dict) else None
     if not isinstance(data, dict):
-        raise SettingsError(f"override {item!r}: {'.'.join(parents)} is not a group of settings")
-    data[last] = yaml.safe_load(text)
+        raise SettingsError(f"override {item!r}: {'.'.join(parents) or 'the file'} is not a group of settings")
+    try:
+        data[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"override {item!r}: {text!r} is not a valid YAML value") from None

@@ -114,6 +114,7 @@ class Outcome:
                 "role": r.role,
                 "status": r.status,
                 "accuracies": (r.result or {}).get("accuracies"),
+                "checkpoint": (r.result or {}).get("checkpoint"),
                 "error": r.error,
                 "optuna_number": r.optuna_number,
                 "mlflow_run": r.run_id,

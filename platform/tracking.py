@@ -194,6 +194,19 @@ class Tracker:
             raise TrackingError(f"study {study!r} has no finished trial yet")
         return ResultTable(tuple(scores), tuple(benchmarks))
 
+    def curves(self, parent: str, metric: str) -> dict[str, list[tuple[int, float]]]:
+        """A metric of every trial over steps, by run name."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for run in self.trial_runs(parent):
+            if metric in run.data.metrics:
+                history = self.client.get_metric_history(run.info.run_id, metric)
+                found[run.info.run_name] = sorted((m.step, m.value) for m in history)
+        return found
+
+    def has_artifact(self, run_id: str, folder: str) -> bool:
+        """Whether a run holds a folder of artifacts."""
+        return bool(self.client.list_artifacts(run_id, folder))
+
     def _search(self, query: str) -> list[Any]:
         runs: list[Any] = []
         token = None

@@ -39,7 +39,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
         paths = Paths(Path(config["data"]), Path(config["cache"]))
         folder.mkdir(parents=True, exist_ok=True)
         final = _pretrain(settings, paths, folder)
-        tune.report({PHASE: "done", **(_scores(settings, paths, folder, final) if config["probe"] else {})})
+        scores = _scores(settings, paths, folder, final) if config["probe"] else {"flags": []}
+        tune.report({PHASE: "done", "result": {"checkpoint": None if final is None else str(final), **scores}})
     except Exception as error:
         # Any failure, a bug included, must reach the study's record in words before Tune sees an error.
         sentence = str(error) if isinstance(error, EquipoiseError | ValueError) else f"{type(error).__name__}: {error}"

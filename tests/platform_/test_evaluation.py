@@ -1,0 +1,127 @@
+"""Frozen evaluation: what is scored is what was trained, and no test item helps to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from equipoise.data.transforms import center_crop_resize, uniform_indices
+from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform.errors import CheckpointError
+from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder
+from equipoise.platform.settings import ProbeSetting, TrialSettings
+from equipoise.platform.training import LocalReporter, Paths, Trainer, open_cache
+
+Make = Callable[..., TrialSettings]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(make_trial: Make, paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    Trainer(make_trial(), paths, LocalReporter(folder)).run()
+    return folder
+
+
+def test_extract_equals_one_clip_at_a_time(make_trial: Make, paths: Paths) -> None:
+    settings = make_trial()
+    encoder = untrained_encoder(settings)
+    cache = open_cache(settings, paths, "miniature/mini_dive/test.parquet")
+    found = extract(encoder, cache, frames=4, size=64, pooled=False, device=CPU, batch=5)
+    pooled = extract(encoder, cache, frames=4, size=64, pooled=True, device=CPU, batch=7)
+    for i in (0, 3, len(cache) - 1):
+        frames = torch.from_numpy(cache.clip(i)[uniform_indices(8, 4)])[None]
+        patches, kind = encoder.patches(center_crop_resize(frames, 64))
+        alone = encoder(patches, kind)[..., -24:]  # the deepest of four levels
+        torch.testing.assert_close(found[i : i + 1], alone)
+        torch.testing.assert_close(pooled[i], alone[0].mean(0))
+
+
+def test_scores_the_target_encoder_of_the_checkpoint(trained: Path, make_trial: Make) -> None:
+    found = checkpoints.load(trained)
+    encoder = frozen_encoder(found)
+    state = {k.removeprefix("target.module."): v for k, v in found.state["model"].items() if "target.module." in k}
+    assert all(torch.equal(v, state[k]) for k, v in encoder.state_dict().items())
+    assert not encoder.training
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_an_encoder_that_never_moved_is_refused(make_trial: Make, paths: Paths, tmp_path: Path) -> None:
+    Trainer(make_trial(), paths, LocalReporter(tmp_path)).run()
+    found = checkpoints.load(tmp_path)
+    start = untrained_encoder(found.settings).state_dict()
+    for key, value in start.items():
+        found.state["model"][f"target.module.{key}"] = value
+    with pytest.raises(CheckpointError, match="would score an untrained encoder"):
+        frozen_encoder(found)
+
+
+def test_as_published_kinematic_scores_its_initialisation(make_trial: Make, paths: Paths, tmp_path: Path) -> None:
+    settings = make_trial("kinematic", reading="as_published")
+    Trainer(settings, paths, LocalReporter(tmp_path)).run()
+    encoder = frozen_encoder(checkpoints.load(tmp_path)).state_dict()
+    assert all(torch.equal(v, encoder[k]) for k, v in untrained_encoder(settings).state_dict().items())
+
+
+def test_checkpoint_of_other_shapes_names_both(trained: Path) -> None:
+    found = checkpoints.load(trained)
+    wider = found.settings.model_dump(mode="json")
+    wider["preset"]["model"]["encoder"]["width"] = 48
+    changed = checkpoints.Checkpoint(
+        found.path, TrialSettings.model_validate(wider), found.step, found.record, found.state
+    )
+    with pytest.raises(CheckpointError, match=r"is \(24, 1536\), these settings need \(48, 1536\)"):
+        frozen_encoder(changed)
+
+
+def test_results_and_per_item_outcomes(trained: Path, paths: Paths, tmp_path: Path) -> None:
+    found = checkpoints.load(trained)
+    results = score(frozen_encoder(found), found.settings, paths, CPU)
+    assert [r.benchmark for r in results] == ["mini_dive", "mini_ssv2", "mini_in"]
+    for r in results:
+        table = pq.read_table(r.write(tmp_path)).to_pydict()
+        assert len(table["path"]) == r.items == len(set(table["path"]))
+        assert r.accuracy == 100 * sum(table["correct"]) / r.items
+        right = [p == y for p, y in zip(table["predicted"], table["label"], strict=True)]
+        assert table["correct"] == right
+        best = max(g["holdout_accuracy"] for g in r.grid)
+        assert r.chosen["holdout_accuracy"] == best
+        assert len(r.grid) == 2
+    again = score(frozen_encoder(found), found.settings, paths, CPU)
+    assert [r.predicted.tolist() for r in again] == [r.predicted.tolist() for r in results]
+
+
+def separable(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = torch.randn(n, 6, generator=draw) * 0.3
+    x[torch.arange(n), y] += 3
+    return x, y
+
+
+def test_probe_learns_and_never_sees_test_labels_or_statistics() -> None:
+    setting = ProbeSetting(pooling="linear", epochs=30, batch=16, lr=(0.01, 1e-6), weight_decay=(0.0,))
+    x, y = separable(120, 0)
+    test_x, test_y = separable(60, 1)
+    predicted, winner, grid = probe(x, y, test_x, 3, setting, seed=0)
+    assert (predicted == test_y).float().mean() > 0.95
+    assert winner["lr"] == 0.01
+    assert len(grid) == 2
+    # Test items do not change the probe: each is predicted alone as in company.
+    alone = torch.cat([probe(x, y, test_x[i : i + 1], 3, setting, seed=0)[0] for i in range(5)])
+    assert torch.equal(alone, predicted[:5])
+
+
+def test_probe_of_noise_is_at_chance() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, test = torch.randn(300, 8, generator=draw), torch.randn(600, 8, generator=draw)
+    labels = torch.arange(300) % 4
+    setting = ProbeSetting(pooling="linear", epochs=20, batch=32, lr=(0.01, 0.001))
+    predicted, _, _ = probe(x, labels, test, 4, setting, seed=0)
+    accuracy = (predicted == torch.arange(600) % 4).float().mean().item()
+    assert abs(accuracy - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 600)
