@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -49,8 +50,10 @@ def heatmap(result: AuditResult, path: str | Path) -> Path:
     """
     check_suffix(path)
     n = len(result.names)
-    side = max(3.2, CELL * n)
-    figure = Figure(figsize=(side + 3.4, side + 2.4), layout="constrained", facecolor="white")
+    side = max(3.4, CELL * n)
+    figure = Figure(
+        figsize=(side + 3.4, side + 2.4), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15), facecolor="white"
+    )
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
     shown = np.ma.masked_invalid(result.cosine)
@@ -76,10 +79,9 @@ def heatmap(result: AuditResult, path: str | Path) -> Path:
     bar = figure.colorbar(image, ax=axis, shrink=0.7, aspect=30, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(length=0, labelsize=9, colors=GREY)
-    axis.set_title(
-        f"Cosine between gradients on the encoder\n{result.variant}, {result.reading}, seed {result.seed}",
-        fontsize=11, color=INK, loc="left", pad=12,
-    )  # fmt: skip
+    about = f"{result.variant}, {result.reading}, seed {result.seed}"
+    title = f"Cosine between gradients on the encoder, in hundredths\n{about}"
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11, color=INK)
     if dead:
         figure.supxlabel(
             "orange: dead; grey cells: no gradient on the encoder", fontsize=8.5, color=GREY, x=0.02, ha="left"

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from equipoise.platform.settings import TrialSettings, parse
 STATE = "state.pt"
 RECORD = "record.json"
 FORMAT = 1
+PATTERN = "step_" + 8 * "[0-9]"
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,12 @@ def _sync(path: Path) -> None:
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint with the most steps in a folder, or None."""
-    return max(folder.glob("step_*"), default=None, key=lambda p: p.name)
+    return max(folder.glob(PATTERN), default=None, key=lambda p: p.name)
 
 
 def keep_latest(folder: Path, count: int) -> None:
     """Remove all checkpoints of a folder but the newest ``count``."""
-    for path in sorted(folder.glob("step_*"))[:-count]:
+    for path in sorted(folder.glob(PATTERN))[:-count]:
         shutil.rmtree(path)
 
 
@@ -153,14 +155,17 @@ def load(path: Path) -> Checkpoint:
                 f"{folder} has format {record['format']}; this version reads up to {FORMAT}: upgrade equipoise"
             )
         step, given = record["step"], record["settings"]
+        # Anything but torch's zip archive would go to its reader of old files, which fails in every way there is.
+        if (folder / STATE).exists() and not zipfile.is_zipfile(folder / STATE):
+            raise ValueError(f"{STATE} is cut short or no file of tensors")
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is no checkpoint: expected a folder with {RECORD} and {STATE}") from None
     except pickle.UnpicklingError:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} is no file of tensors") from None
+        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} holds more than tensors") from None
     except KeyError as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {RECORD} has no {error}") from None
-    except (OSError, TypeError, ValueError, RuntimeError, EOFError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {str(error).splitlines()[0]}") from None
     settings = parse(TrialSettings, given, f"checkpoint {folder}")
     return Checkpoint(folder, settings, step, record, state)

@@ -317,7 +317,7 @@ def probe(
         prepare_caches(settings, place, probe=True, progress=progress)
     with _bar("Scoring") as progress, compute_threads(1):
         results = score(encoder, settings, place.paths, default_device(), progress)
-    folder = out or found.path.parent / f"{found.path.name}-correctness"
+    folder = out or found.path.parent / f"correctness-{found.path.name}"
     for result in results:
         result.write(folder)
     content = {

@@ -50,7 +50,7 @@ class Range(Settings):
 
     @property
     def floor(self) -> float:
-        """Lower end of the sampled axis: its part below ``low`` means off, a share ``off_probability`` of the log axis."""
+        """Lower end of the sampled axis: below ``low`` is off, a share ``off_probability`` of the log axis."""
         span = math.log(self.high / self.low)
         return self.low * math.exp(-span * self.off_probability / (1 - self.off_probability))
 
@@ -154,10 +154,24 @@ class SweepDefinition(StudyBase):
                     f"{name} is a mask policy: its weight is a share of clips; high is {r.high}, expected at most 1"
                 )
         for name in self.start:
-            for objective in load_variant(name).objectives:
-                if objective not in self.objectives:
-                    raise ValueError(f"start variant {name!r} uses {objective}, which the search space does not name")
+            self._check_start(name, load_variant(name))
         return self
+
+    def _check_start(self, name: str, variant: Variant) -> None:
+        """A start variant runs under its own name, so its point must give exactly its mix."""
+        for objective in variant.objectives:
+            if objective not in self.objectives:
+                raise ValueError(f"start variant {name!r} uses {objective}, which the search space does not name")
+        teacher = (self.reading == "as_published" and variant.published_teacher) or variant.teacher
+        if variant.untrained or teacher != "ema":
+            raise ValueError(f"start variant {name!r} is no mix of objectives alone: the search space cannot hold it")
+        back = self.variant(self.point(variant)).objectives
+        for objective in sorted({*back, *variant.objectives}):
+            if back.get(objective) != variant.objectives.get(objective):
+                raise ValueError(
+                    f"start variant {name!r} differs from the search space in {objective}: give that range its weight, "
+                    "schedule and params, or leave the variant out"
+                )
 
     def variant(self, weights: dict[str, float]) -> Variant:
         """The variant of a point of the space: what lies below an objective's ``low`` is off."""

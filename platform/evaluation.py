@@ -113,6 +113,7 @@ def extract(
     size: int,
     pooled: bool,
     device: torch.device,
+    repeat_stills: bool = False,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -121,10 +122,12 @@ def extract(
     Args:
         encoder: frozen, in evaluation mode.
         cache: clips of one kind.
-        frames: frames of a clip; still images stay one frame.
+        frames: frames of a clip; a still image is one frame, or as many equal ones with ``repeat_stills``.
         size: side of the crop in pixels.
         pooled: mean over tokens.
         device: where to compute.
+        repeat_stills: show a still image as a still clip: what an encoder needs that was trained on images as clips,
+            because its one-frame embedding then never moved.
         batch: clips at a time.
         progress: called with clips done and clips in all.
 
@@ -135,7 +138,7 @@ def extract(
     found: list[Tensor] = []
     for start in range(0, len(cache), batch):
         clips = [cache.clip(i) for i in range(start, min(start + batch, len(cache)))]
-        chosen = [c[sample_frames(len(c), frames if len(c) > 1 else 1, mode="uniform")] for c in clips]
+        chosen = [c[sample_frames(len(c), frames if len(c) > 1 or repeat_stills else 1, mode="uniform")] for c in clips]
         # Clip by clip: their cached frames may differ in shape.
         cropped = [center_crop_resize(torch.from_numpy(c)[None].to(device), size) for c in chosen]
         patches, kind = encoder.patches(torch.cat(cropped))
@@ -234,6 +237,7 @@ def score(
                 size=preset.model.size,
                 pooled=setting.pooling == "linear",
                 device=device,
+                repeat_stills=resolve(settings).images == "repeat",
                 progress=None if progress is None else _named(progress, f"{name} {split}"),
             )
             for split, cache in caches.items()

@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from equipoise.platform.definitions import Sampler, SweepDefinition
+from equipoise.platform.mix import load_variant
 from equipoise.platform.seeds import stream
 from equipoise.platform.settings import Variant
 
@@ -73,12 +74,11 @@ class OptunaProposer:
             # Only the names on plots depend on it; its signature is covered by the sweep tests.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names(list(self.benchmarks))
-        if not self.study.trials:
-            for name in definition.start[: definition.trials]:
-                from equipoise.platform.mix import load_variant
-
-                point = definition.point(load_variant(name))
-                self.study.enqueue_trial(point, user_attrs={"start": name})
+        # By name, not "if the study is new": a driver that died between two of them left the rest out.
+        queued = {t.user_attrs.get("start") for t in self.study.get_trials(deepcopy=False)}
+        for name in definition.start[: definition.trials]:
+            if name not in queued:
+                self.study.enqueue_trial(definition.point(load_variant(name)), user_attrs={"start": name})
 
     def ask(self, trial: int) -> Proposal:
         """The next point of the search.

@@ -422,7 +422,7 @@ def apply_override(data: Any, item: str) -> None:
         item: key path and a YAML value.
 
     Raises:
-        SettingsError: if the item has no ``=``, passes through something that is not a mapping, or its value is no YAML.
+        SettingsError: if the item has no ``=``, passes through what is not a mapping, or its value is no YAML.
     """
     path, sign, text = item.partition("=")
     if not sign or not path:

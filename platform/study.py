@@ -138,6 +138,13 @@ def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: C
     if probe:
         for name in settings.scored:
             manifests += [settings.regime.benchmarks[name].train, settings.regime.benchmarks[name].test]
+    for manifest in manifests:
+        if not (home.data / manifest).is_file():
+            built = "equipoise data build miniature" if manifest.startswith("miniature/") else "importing the data set"
+            raise StudyError(
+                f"the manifest {home.data / manifest} of regime {settings.regime.name!r} does not exist: "
+                f"make it by {built}, or name the home that has it with --home"
+            )
     hashes = {m: open_cache(settings, home.paths, m, progress).manifest_hash for m in dict.fromkeys(manifests)}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 

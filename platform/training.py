@@ -303,7 +303,7 @@ class Trainer:
         metrics: dict[str, Tensor | float] = {"loss": out.loss.detach(), "lr": lr}
         metrics |= out.values
         if health:
-            self._check(float(out.loss))
+            self._check(float(out.loss.detach()))
             metrics |= self._health(out)
         out.loss.backward()
         if self.o.clip_gradient is not None:

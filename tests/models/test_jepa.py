@@ -96,8 +96,10 @@ def test_gradient_without_stop_differs_from_the_one_with_it() -> None:
         out.loss.backward()
         grads.append((out.loss.item(), model.encoder.blocks[0].get_parameter("attn.qkv.weight").grad))
     assert grads[0][0] == grads[1][0]
-    assert grads[0][1] is not None
-    assert not torch.allclose(grads[0][1], grads[1][1])
+    first, second = grads[0][1], grads[1][1]
+    assert first is not None
+    assert second is not None
+    assert not torch.allclose(first, second)
 
 
 def test_loss_is_the_mean_over_masks_then_over_groups_by_clips() -> None:

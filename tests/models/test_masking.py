@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -340,14 +339,3 @@ def test_published_scale_divides_slots_by_other_clips() -> None:
     assert published[[0, 2], 1].min() > 1000 * published[[0, 2]][:, [0, 2]].max()
     origins = MotionGuided(2.0, 0.0).origin_probabilities(published[0], (1, 1, 1))
     assert origins[1].sum() > 0.999
-
-
-def test_a_guided_batch_is_quick() -> None:
-    grid, g = GRIDS["14x14x8"], generator()
-    sampler, motion = MaskSampler(grid, motion_guided=MotionGuided()), torch.rand(8, *grid.shape)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        sampler.sample(8, g, motion)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.02

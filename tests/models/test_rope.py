@@ -24,7 +24,9 @@ def test_table_holds_the_angles_of_the_formula() -> None:
                 angle = position * 100.0 ** (-k / 2)
                 pair = 2 * (2 * axis + k)
                 assert row[pair].item() == row[pair + 1].item() == pytest.approx(math.sin(angle), abs=1e-6)
-                assert row[HEAD + pair].item() == row[HEAD + pair + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+                assert (
+                    row[HEAD + pair].item() == row[HEAD + pair + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+                )
         # What the division by three leaves over is not rotated.
         assert row[12:14].tolist() == [0.0, 0.0]
         assert row[HEAD + 12 :].tolist() == [1.0, 1.0]

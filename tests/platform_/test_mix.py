@@ -28,7 +28,7 @@ def params(m: Mix, name: str) -> dict[str, Any]:
 
 
 def test_unknown_variant_names_the_nearest() -> None:
-    with pytest.raises(SettingsError, match="unknown variant 'fwm_hw_ldd'; did you mean 'fwm_hw_ld'?"):
+    with pytest.raises(SettingsError, match=r"unknown variant 'fwm_hw_ldd'; did you mean 'fwm_hw_ld'\?"):
         load_variant("fwm_hw_ldd")
 
 
@@ -48,7 +48,12 @@ def test_controls_are_shipped() -> None:
 @pytest.mark.parametrize("reading", ["as_described", "as_published"])
 @pytest.mark.parametrize(
     ("variant", "weighting", "subspace"),
-    [("ld", "none", "all"), ("hw_ld", "hard", "all"), ("fwm_ld", "none", "dynamics"), ("fwm_hw_ld", "hard", "dynamics")],
+    [
+        ("ld", "none", "all"),
+        ("hw_ld", "hard", "all"),
+        ("fwm_ld", "none", "dynamics"),
+        ("fwm_hw_ld", "hard", "dynamics"),
+    ],
 )
 def test_latent_dynamics_follows_its_company(variant: str, weighting: str, subspace: str, reading: str) -> None:
     found = params(mix(variant, reading), "latent_dynamics")

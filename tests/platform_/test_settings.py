@@ -120,7 +120,7 @@ def test_find_takes_names_and_paths(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("x: 1\n")
     assert find("presets", str(own), "preset") == own
-    with pytest.raises(SettingsError, match="unknown preset 'nanno'; did you mean 'nano'?"):
+    with pytest.raises(SettingsError, match=r"unknown preset 'nanno'; did you mean 'nano'\?"):
         find("presets", "nanno", "preset")
     with pytest.raises(SettingsError, match=r"unknown regime 'xyzzy'; known: miniature, mixed"):
         load_regime("xyzzy")
@@ -209,7 +209,7 @@ def test_settings_survive_json() -> None:
 def test_scored_benchmarks() -> None:
     assert trial().scored == ("mini_dive", "mini_ssv2", "mini_in")
     assert trial(benchmarks=["mini_in"]).scored == ("mini_in",)
-    with pytest.raises(SettingsError, match="unknown benchmark 'mini_im' of regime miniature; did you mean 'mini_in'?"):
+    with pytest.raises(SettingsError, match=r"unknown benchmark 'mini_im' of regime miniature; did you mean 'mini_in'\?"):
         trial(benchmarks=["mini_im"])
 
 

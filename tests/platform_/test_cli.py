@@ -1,0 +1,225 @@
+"""The command line: results as JSON, and one clear sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from equipoise.data.manifest import Manifest
+from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform import cli
+from equipoise.platform.settings import TrialSettings
+from equipoise.platform.study import Home
+from equipoise.platform.training import LocalReporter, Paths, Trainer
+
+Make = Callable[..., TrialSettings]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Run the command in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def sentence(code: int, out: str, err: str) -> str:
+    """The error of a failed command: one line, no trace."""
+    assert code != 0
+    assert "Traceback" not in err
+    lines = [line for line in err.strip().splitlines() if line.startswith("Error")]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+def test_front_of_the_published_table_as_json(call: Call, tmp_path: Path) -> None:
+    plot = tmp_path / "front.png"
+    code, out, _ = call("front", "--published", "--regime", "mixed", "--tolerance", "1.0", "--json", "--out", plot)
+    assert code == 0
+    found = json.loads(out)
+    assert found["balanced"]["variant"] == "fwm_hw_ld"
+    assert set(found["front"]) == {"baseline", "fwm_hw_ld", "ld", "hw", "ac_hw"}
+    assert found["hypervolume"] == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_front_of_a_csv_as_a_table(call: Call, tmp_path: Path) -> None:
+    from equipoise.platform.results import published_path
+
+    csv = tmp_path / "mine.csv"
+    csv.write_bytes(published_path().read_bytes())
+    code, out, _ = call("front", "--results", csv, "--regime", "mixed", "--tolerance", "1.0")
+    assert code == 0
+    assert "★ fwm_hw_ld" in out
+    assert (tmp_path / "front_mixed.png").is_file()
+
+
+def test_list_names_the_18_objectives(call: Call) -> None:
+    code, out, _ = call("list", "objectives", "--json")
+    assert code == 0
+    assert len(json.loads(out)["objectives"]) == 18
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("front", "--results", "none.csv", "--regime", "mixed"), "none.csv"),
+        (("front", "--published", "--regime", "mixd"), "mixed"),
+        (("front", "--published"), "--regime"),
+        (("front", "nostudy"), "no study 'nostudy'"),
+        (("front",), "give one of"),
+        (("sweep", "quikstart"), "did you mean 'quickstart'?"),
+        (("sweep", "none.yaml"), "does not exist"),
+        (("sweep", "quickstart", "--preset", "nanno"), "did you mean 'nano'?"),
+        (("sweep", "quickstart", "--set", "optimisation.stepps=3"), "did you mean 'steps'?"),
+        (("sweep", "quickstart", "--set", "model.encoder.widht=3"), "did you mean 'width'?"),
+        (("sweep", "quickstart", "--set", "optimisation.steps"), "optimisation.steps=200"),
+        (("sweep", "quickstart", "--set", "optimisation.lr=-1"), "greater than 0"),
+        (("sweep", "quickstart", "--resume"), "no study 'quickstart'"),
+        (("sweep", "quickstart"), "equipoise data build miniature"),
+        (("ablate", "miniature_ablation", "--variant", "fvm"), "did you mean 'fwm'?"),
+        (("pretrain", "hww"), "did you mean 'hw'?"),
+        (("probe", "nothing"), "no checkpoint"),
+        (("ui",), "no studies yet"),
+        (("data", "build", "miniatur"), "miniature"),
+        (("sweeep",), "sweep"),
+    ],
+)
+def test_mistakes_get_one_sentence(words: tuple[str, ...], expected: str, call: Call, tmp_path: Path) -> None:
+    home = () if words[0] in ("sweeep",) else ("--home", tmp_path / "home")
+    assert expected in sentence(*call(*words, *home))
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"objectives": {"hard_regoin": {"low": 0.1, "high": 1}}}, "did you mean 'hard_region'?"),
+        ({"objectives": {"hard_region": {"low": 0.1, "hihg": 1}}}, "did you mean 'high'?"),
+        ({"objectives": {"hard_region": {"low": -0.1, "high": 1}}}, "greater than 0"),
+        ({"objectives": {"hard_region": {"low": 2, "high": 1}}}, "not below"),
+        ({"objectives": {"motion_guided": {"low": 0.5, "high": 2}}}, "at most 1"),
+        ({"trails": 3}, "did you mean 'trials'?"),
+        ({"trials": 0}, "greater than or equal to 1"),
+        ({"sampler": "tpee"}, "'tpe', 'nsga2' or 'random'"),
+        ({"start": ["fwm"]}, "which the search space does not name"),
+        ({"control_seeds": []}, "refuse_controls"),
+    ],
+)
+def test_mistakes_in_a_search_space(change: dict[str, Any], expected: str, call: Call, tmp_path: Path) -> None:
+    space = {
+        "name": "s",
+        "regime": "miniature",
+        "preset": "nano",
+        "trials": 2,
+        "objectives": {"hard_region": {"low": 0.1, "high": 1.0}},
+    }
+    file = write(tmp_path / "space.yaml", {**space, **change})
+    found = sentence(*call("sweep", file, "--home", tmp_path / "home"))
+    assert expected in found
+    assert "space.yaml" in found
+
+
+def test_negative_weight_and_unknown_parameter_in_a_study(call: Call, tmp_path: Path) -> None:
+    study = {"name": "s", "regime": "miniature", "preset": "nano"}
+    file = write(tmp_path / "study.yaml", {**study, "custom": {"mine": {"objectives": {"delta": -0.5}}}})
+    assert "custom.mine.objectives.delta.weight is -0.5" in sentence(*call("ablate", file))
+    mine = {"objectives": {"hard_region": {"weight": 1, "params": {"taau": 2}}}}
+    file = write(tmp_path / "study.yaml", {**study, "custom": {"mine": mine}})
+    assert "did you mean 'tau'?" in sentence(*call("ablate", file))
+    (tmp_path / "study.yaml").write_text("name: [unclosed\n")
+    assert "is not valid YAML" in sentence(*call("ablate", file))
+
+
+def test_manifest_faults(call: Call, home: Home, tiny_data: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    sets = tiny_data / "data" / "miniature"
+    for name in ("mini_ucf", "mini_ssv2", "mini_in", "mini_dive"):
+        for split in ("train", "test"):
+            (own / "data" / "miniature" / name).mkdir(parents=True, exist_ok=True)
+            (own / "data" / "miniature" / name / split).symlink_to(sets / name / split)
+            file = own / "data" / "miniature" / name / f"{split}.parquet"
+            file.write_bytes((sets / name / f"{split}.parquet").read_bytes())
+    words = ("ablate", "miniature_ablation", "--preset", tiny_data / "tiny.yaml", "--home", own)
+    broken = own / "data" / "miniature" / "mini_ucf" / "train.parquet"
+    broken.write_bytes(b"")
+    assert "mini_ucf/train.parquet" in sentence(*call(*words))
+    rows = Manifest.read(sets / "mini_ucf" / "train.parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(sets / "mini_ucf" / "train.parquet")
+    at = table.schema.get_field_index("label")
+    labels = table["label"].to_pylist()
+    labels[3] = len(rows.classes)
+    pq.write_table(table.set_column(at, table.schema.field(at), pa.array(labels, table["label"].type)), broken)
+    assert "label" in sentence(*call(*words))
+    pq.write_table(table.slice(0, 0), broken)
+    assert "train.parquet" in sentence(*call(*words))
+
+
+def test_corrupt_videos_past_the_budget_stop_with_their_names(call: Call, tiny_data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    own = tmp_path / "own"
+    shutil.copytree(tiny_data / "data", own / "data")
+    videos = sorted((own / "data" / "miniature" / "mini_ucf" / "train").rglob("*.mp4"))
+    for video in videos[:5]:
+        video.write_bytes(b"not a video")
+    found = sentence(*call("ablate", "miniature_ablation", "--preset", tiny_data / "tiny.yaml", "--home", own))
+    assert "5 of 48" in found
+    assert videos[0].name in found
+
+
+def test_a_home_that_cannot_be_written(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in sentence(*call("data", "build", "miniature", "--home", tmp_path / "file" / "home"))
+
+
+def test_a_port_in_use(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = sentence(*call("ui", "--home", tmp_path, "--port", port))
+    assert f"port {port} is in use" in found
+
+
+def test_probe_prints_json_and_stores_items(call: Call, make_trial: Make, paths: Paths, home: Home) -> None:
+    folder = home.root / "trial"
+    Trainer(make_trial(), paths, LocalReporter(folder)).run()
+    code, out, err = call("probe", folder, "--home", home.root, "--json", "--benchmark", "mini_in")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [b["benchmark"] for b in found["benchmarks"]] == ["mini_in"]
+    assert (Path(found["correctness"]) / "mini_in.parquet").is_file()
+    assert "did you mean 'mini_in'?" in sentence(
+        *call("probe", folder, "--home", home.root, "--benchmark", "mini_inn")
+    )
+    kept = checkpoints.latest(folder / "checkpoints")
+    assert kept is not None
+    (kept / "state.pt").write_bytes(b"damaged")
+    assert "is damaged" in sentence(*call("probe", folder, "--home", home.root))

@@ -1,0 +1,261 @@
+"""Whole studies through Ray Tune, Optuna and MLflow: real processes, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from equipoise.platform import study
+from equipoise.platform.conclude import conclude_study
+from equipoise.platform.definitions import AblationDefinition, SweepDefinition
+from equipoise.platform.errors import StudyError
+from equipoise.platform.ledger import Ledger
+from equipoise.platform.settings import RECORDS
+from equipoise.platform.study import Home
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+SPACE: dict[str, Any] = {
+    "name": "tiny-sweep",
+    "regime": "miniature",
+    "trials": 3,
+    "control_seeds": [0, 1],
+    "start": ["hw", "delta"],
+    "objectives": {
+        "hard_region": {"low": 0.1, "high": 1.0},
+        "delta": {"low": 0.1, "high": 1.0},
+        "motion_guided": {"low": 0.25, "high": 1.0},
+    },
+}
+
+
+def space(tiny_data: Path, **changes: Any) -> dict[str, Any]:
+    return {**SPACE, "preset": str(tiny_data / "tiny.yaml"), **changes}
+
+
+def optuna_trials(home: Home, name: str) -> list[optuna.trial.FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(home.folder(name) / "optuna.journal")))
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def check_books(home: Home, name: str, trials: int) -> dict[str, str]:
+    """Ledger, Optuna and MLflow tell the same story; returns status by trial."""
+    ledger = Ledger(home.folder(name) / "ledger.db")
+    rows = ledger.rows()
+    parent = ledger.fact("parent")
+    ledger.close()
+    assert len(rows) == trials
+    told = {t.number: t for t in optuna_trials(home, name)}
+    searched = [r for r in rows if r.role == "search"]
+    assert sorted(told) == sorted(r.optuna_number for r in searched if r.optuna_number is not None)
+    for row in searched:
+        assert row.optuna_number is not None
+        trial = told[row.optuna_number]
+        assert trial.state == (TrialState.COMPLETE if row.status == "finished" else TrialState.FAIL)
+        if row.status == "finished":
+            assert row.result is not None
+            assert trial.values == list(row.result["accuracies"].values())
+    runs = {r.data.tags["trial"]: r for r in home.tracker().trial_runs(parent)}
+    assert sorted(runs) == [r.key for r in rows]
+    for row in rows:
+        run = runs[row.key]
+        assert run.info.run_id == row.run_id
+        assert run.info.status == {"finished": "FINISHED", "failed": "FAILED"}[row.status]
+        assert set(RECORDS) <= set(run.data.params)
+        if row.status == "finished":
+            assert row.result is not None
+            assert {b: run.data.metrics[b] for b in row.result["accuracies"]} == row.result["accuracies"]
+    return {r.key: r.status for r in rows}
+
+
+def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path) -> None:
+    definition = SweepDefinition.model_validate(space(tiny_data))
+    outcome = study.sweep(definition, home, quiet=True)
+    assert outcome.complete
+    assert set(check_books(home, "tiny-sweep", 7).values()) == {"finished"}
+    assert [r.name for r in outcome.rows] == [*("baseline", "random_init") * 2, "hw", "delta", "mix-002"]
+
+    tracker = home.tracker()
+    parent = tracker.study_run("tiny-sweep")
+    runs = {r.data.tags["trial"]: r for r in tracker.trial_runs(outcome.parent)}
+    hw = runs["t0005"]
+    assert hw.data.params["hard_region"] == "0.3"
+    assert hw.data.params["delta"] == "0.0"
+    wanted = {"variant", "reading", "regime", "seed", "manifest_hash", "git_commit", "status", "trial"}
+    assert wanted <= set(hw.data.tags)
+    history = tracker.client.get_metric_history(hw.info.run_id, "jepa")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+    for metric in ("effective_rank", "target_std", "gradient_share.hard_region"):
+        assert metric in hw.data.metrics
+    names = {a.path for a in tracker.client.list_artifacts(hw.info.run_id)}
+    assert {"settings.json", "scores.json", "correctness"} <= names
+    folder = tracker.client.download_artifacts(hw.info.run_id, "correctness")
+    table = pq.read_table(Path(folder) / "mini_ssv2.parquet")
+    assert hw.data.metrics["mini_ssv2"] == 100 * sum(table["correct"].to_pylist()) / len(table)
+
+    found = conclude_study("tiny-sweep", home, None, tolerance=100)
+    assert found.plot.is_file()
+    logged = {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
+    assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json"} <= logged
+    assert found.selection.balanced is not None
+    chosen = [r for r in tracker.trial_runs(outcome.parent) if r.data.tags["balanced"] == "true"]
+    assert {r.data.tags["variant"] for r in chosen} == {found.selection.balanced.variant}
+    assert all(tracker.has_artifact(r.info.run_id, "checkpoint") for r in chosen)
+
+    with pytest.raises(StudyError, match="go on with --resume"):
+        study.sweep(definition, home, quiet=True)
+    more = SweepDefinition.model_validate(space(tiny_data, trials=4))
+    assert study.sweep(more, home, quiet=True, resume=True).complete
+    assert len(check_books(home, "tiny-sweep", 8)) == 8
+    with pytest.raises(StudyError, match="was started with sampler 'tpe', now it is 'random'"):
+        study.sweep(SweepDefinition.model_validate(space(tiny_data, sampler="random")), home, quiet=True, resume=True)
+
+
+def test_a_failed_trial_is_recorded_and_the_study_goes_on(home: Home, tiny_data: Path) -> None:
+    # A weight beyond float32 makes the loss infinite: a real failure, in the trial's own process.
+    definition = AblationDefinition.model_validate(
+        {
+            "name": "failing",
+            "regime": "miniature",
+            "preset": str(tiny_data / "tiny.yaml"),
+            "variants": ["hw"],
+            "custom": {"explodes": {"objectives": {"delta": 1e39}}},
+        }
+    )
+    outcome = study.ablate(definition, home, quiet=True)
+    assert outcome.complete
+    assert {r.name: r.status for r in outcome.rows} == {
+        "baseline": "finished",
+        "random_init": "finished",
+        "hw": "finished",
+        "explodes": "failed",
+    }
+    failed = next(r for r in outcome.rows if r.status == "failed")
+    assert failed.error is not None
+    assert "the loss is" in failed.error
+    assert failed.run_id is not None
+    run = home.tracker().client.get_run(failed.run_id)
+    assert run.info.status == "FAILED"
+    assert "the loss is" in run.data.tags["error"]
+    table = home.tracker().result_table("failing")
+    assert set(table.variants) == {"baseline", "random_init", "hw"}
+
+
+def test_training_on_ray_train_equals_the_loop_in_process(
+    home: Home, tiny_data: Path, make_trial: Callable[..., Any], tmp_path: Path
+) -> None:
+    from equipoise.platform import checkpoint as checkpoints
+    from equipoise.platform.training import LocalReporter, Trainer
+
+    content = {
+        "name": "on-train",
+        "regime": "miniature",
+        "preset": str(tiny_data / "tiny.yaml"),
+        "variants": ["ld"],
+        "control_seeds": [],
+        "refuse_controls": True,
+        "resources": {"launcher": "train"},
+    }
+    outcome = study.pretrain(AblationDefinition.model_validate(content), home, quiet=True)
+    assert [r.status for r in outcome.rows] == ["finished"]
+    assert outcome.rows[0].result is not None
+    one = checkpoints.load(Path(outcome.rows[0].result["checkpoint"]))
+    Trainer(make_trial("ld"), home.paths, LocalReporter(tmp_path / "local")).run()
+    local = checkpoints.load(tmp_path / "local")
+    assert one.step == local.step == 6
+    for key, value in local.state["model"].items():
+        if hasattr(value, "shape"):
+            assert (one.state["model"][key] == value).all(), key
+
+    two = {**content, "name": "on-two", "resources": {"workers": 2, "cpus_per_worker": 1}}
+    outcome = study.pretrain(AblationDefinition.model_validate(two), home, quiet=True)
+    assert [r.status for r in outcome.rows] == ["finished"], outcome.rows
+    assert outcome.rows[0].run_id is not None
+    history = home.tracker().client.get_metric_history(outcome.rows[0].run_id, "loss")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+
+
+def command(home: Home, file: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "equipoise.platform.cli", "sweep", str(file), "--home", str(home.root)]
+    return [*words, "--tolerance", "100", *more]
+
+
+def wait_for(text: str, process: subprocess.Popen[str]) -> list[str]:
+    """Read a command's progress until a line holds ``text``."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError("".join(lines))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_stopped_resumes_without_losing_or_doubling(
+    how: signal.Signals, home: Home, tiny_data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "space.yaml"
+    slow = ["optimisation.steps=200", "log_every=5", "checkpoint_every=5", "optimisation.batch=16"]
+    file.write_text(yaml.safe_dump(space(tiny_data, name="stopped", set=slow, trials=2, control_seeds=[0])))
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command(home, file),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
+    )
+    # The sweep's first searched trial is in the middle of its training.
+    wait_for("t0003 hw s0: pretrain", process)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as a terminal does on Ctrl-C: every process of the group gets it
+    else:
+        process.send_signal(how)
+    assert process.stderr is not None
+    rest = process.stderr.read()
+    code = process.wait(timeout=120)
+    if how == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130, rest
+        assert "--resume" in rest
+        assert "Traceback" not in rest
+        client = home.tracker().client
+        states = {r.info.status for r in client.search_runs([home.tracker().experiment_id])}
+        assert "RUNNING" not in states
+    time.sleep(1)
+    done = subprocess.run(
+        command(home, file, "--resume", "--json"), capture_output=True, text=True, env=env, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(check_books(home, "stopped", 4).values()) == {"finished"}
+    ledger = Ledger(home.folder("stopped") / "ledger.db")
+    attempts = {r.key: r.attempts for r in ledger.rows()}
+    ledger.close()
+    assert attempts["t0003"] == 2
+    assert attempts["t0002"] == 1
+    history = home.tracker().client.get_metric_history(
+        next(r.run_id for r in Ledger(home.folder("stopped") / "ledger.db").rows() if r.key == "t0003") or "", "loss"
+    )
+    by_step: dict[int, set[float]] = {}
+    for m in history:
+        by_step.setdefault(m.step, set()).add(m.value)
+    # Steps between the last checkpoint and the stop ran twice, with the same loss.
+    assert all(len(v) == 1 for v in by_step.values())
+    assert sorted(by_step) == list(range(5, 201, 5))
