@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equipoise.data.loader import ClipStream
-from equipoise.models.jepa import ClipGroup, StepOutput
+from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
 from equipoise.models.masking import Mask, motion_map
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import EquipoiseError
@@ -255,7 +255,7 @@ def _step_forward(
     return groups, out
 
 
-def _gradients(model: nn.Module, out: StepOutput) -> tuple[dict[str, Tensor], dict[str, dict[str, float | None]]]:
+def _gradients(model: VideoJEPA, out: StepOutput) -> tuple[dict[str, Tensor], dict[str, dict[str, float | None]]]:
     """Gradient of every part of the loss on the encoder, flat and on the CPU, and its norms on all parts."""
     encoder, predictor = list(model.encoder.parameters()), list(model.predictor.parameters())
     vectors: dict[str, Tensor] = {}
@@ -396,8 +396,8 @@ def _mask_audit(
         return _report(name, kind, 0.0, "weight overridden: its weight in the variant is 0", "", None)
     clip = next((g.clip for g in groups if g.clip.shape[2] > 1), None)
     if clip is None:
-        dead = "no qualifying token: the batch has no video clip, and a still image has neither motion nor future"
-        return _report(name, "mask", setting.weight, dead, "", None)
+        why = "no qualifying token: the batch has no video clip, and a still image has neither motion nor future"
+        return _report(name, "mask", setting.weight, why, "", None)
     sampler, mix = trainer.samplers["video"], trainer.mix
     motion = motion_map(clip, mix.model.grid("video"), scale=mix.motion_scale).cpu() if mix.motion_guided else None
 
@@ -409,9 +409,7 @@ def _mask_audit(
     grid = mix.model.grid("video")
     differs = [grid.visible(a.visible) != grid.visible(b.visible) for a, b in zip(drawn(1.0), drawn(0.0), strict=True)]
     changed = float(torch.stack(differs).flatten(2).any(-1).any(0).float().mean())
-    dead = None
-    if changed == 0:
-        dead = "policy without effect: the masks of this batch are those drawn without it"
+    dead = "policy without effect: the masks of this batch are those drawn without it" if changed == 0 else None
     return _report(
         name, "mask", setting.weight, dead or _stuck(encoder), f"changes the masks of {changed:.0%} of clips", changed
     )

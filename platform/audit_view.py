@@ -77,7 +77,7 @@ def heatmap(result: AuditResult, path: str | Path) -> Path:
         if label.get_text() in dead:
             label.set(color=DEAD_INK, fontweight="bold")
     bar = figure.colorbar(image, ax=axis, shrink=0.7, aspect=30, ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9, colors=GREY)
     about = f"{result.variant}, {result.reading}, seed {result.seed}"
     title = f"Cosine between gradients on the encoder, in hundredths\n{about}"

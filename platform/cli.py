@@ -107,6 +107,56 @@ def data_build(
     click.echo(f"in {place.data / name}")
 
 
+@data.command("manifest")
+@click.argument("name")
+@click.argument("split")
+@click.option("--list", "listing", type=click.Path(path_type=Path), required=True, help="CSV with columns path,label.")
+@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that read.")
+@click.option("--budget", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share that may fail.")
+@_home_options
+@_json_option
+def data_manifest(
+    name: str,
+    split: str,
+    listing: Path,
+    root: Path,
+    workers: int,
+    budget: float,
+    home: Path,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Describe your own files: NAME and SPLIT as regimes name them, e.g. ssv2 train.
+
+    A split takes the classes of the data set's train split, where there is one, so that labels agree.
+    """
+    from equipoise.data.listing import manifest_of_list, read_list
+    from equipoise.data.manifest import Manifest
+
+    place = _home(home, tracking_uri)
+    place.make()
+    folder = place.data / name
+    items = read_list(listing)
+    train = folder / "train.parquet"
+    classes = Manifest.read(train).classes if split != "train" and train.is_file() else None
+    with _bar("Reading") as progress:
+        manifest, report = manifest_of_list(
+            name, split, root.resolve(), items, classes=classes, workers=workers, progress=progress
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write(folder / f"{split}.report.json")
+    report.check(budget)
+    manifest.write(folder / f"{split}.parquet")
+    found = {"manifest": str(folder / f"{split}.parquet"), "items": len(manifest), "classes": len(manifest.classes)}
+    found |= {"unreadable": len(report.failures), "hash": manifest.hash}
+    if as_json:
+        _emit(found)
+    else:
+        click.echo(f"{len(manifest)} items, {len(manifest.classes)} classes, {len(report.failures)} unreadable")
+        click.echo(f"in {found['manifest']}")
+
+
 def _build_miniature(place: Any, seed: int, workers: int, force: bool) -> Any:
     from equipoise.data import miniature
 

@@ -34,14 +34,22 @@ def audit(target: str, home: Path, tracking_uri: str | None, out: Path | None, a
 
     from equipoise.platform import audit as audits
     from equipoise.platform.audit_view import check_suffix, show
-    from equipoise.platform.study import Home
+    from equipoise.platform.study import Home, prepare_caches
     from equipoise.platform.training import compute_threads
 
     if out is not None:
         check_suffix(out)
     settings = audit_settings(target, **options)
+    place, told = Home(home.resolve(), tracking_uri), set[str]()
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in told:
+            told.add(what)
+            click.echo(f"Building the clip cache of {what} ({total} items)", err=True)
+
+    prepare_caches(settings, place, probe=False, progress=progress)
     with compute_threads(1):
-        result = audits.audit(settings, Home(home.resolve(), tracking_uri).paths)
+        result = audits.audit(settings, place.paths)
     if out is not None:
         result.write_heatmap(out)
     if as_json:

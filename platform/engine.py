@@ -340,7 +340,9 @@ def run(director: Director, example: TrialSettings, concurrent: int | None, retr
         return True
     r = example.resources
     # Train's workers carry the resources: a driver that held CPUs too would starve them, so it asks for memory alone.
-    per_trial = {"cpu": 0, "memory": 64 * MEBIBYTE} if r.uses_train else {"cpu": r.cpus_per_worker, "gpu": r.gpus_per_worker}
+    per_trial = (
+        {"cpu": 0, "memory": 64 * MEBIBYTE} if r.uses_train else {"cpu": r.cpus_per_worker, "gpu": r.gpus_per_worker}
+    )
     tuner = Tuner(
         tune.with_resources(run_trial, per_trial),
         tune_config=TuneConfig(

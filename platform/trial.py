@@ -18,6 +18,7 @@ from equipoise.models.jepa import VideoJEPA
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import EquipoiseError
 from equipoise.platform.evaluation import frozen_encoder, score, untrained_encoder
+from equipoise.platform.mix import resolve
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.training import LocalReporter, Paths, Trainer, compute_threads, default_device
 
@@ -181,7 +182,7 @@ def score_checkpoint(
         else:
             found = checkpoints.load(final)
             encoder = frozen_encoder(found)
-            if found.settings.reading == "as_published" and found.settings.variant.published_teacher == "self":
+            if resolve(found.settings).untrained_allowed:
                 flags.append("untrained_encoder")
         results = score(encoder, settings, paths, default_device(), progress)
     for result in results:

@@ -153,6 +153,15 @@ def test_published_table_names_shipped_variants_and_regimes() -> None:
         assert row["regime"] in load_variant(row["variant"]).regimes, row
 
 
+def test_flags_of_the_published_table_are_what_the_published_reading_does() -> None:
+    flags = load_yaml(ROOT / "published" / "factorized_latent_dynamics.flags.yaml")
+    mixes = {name: resolve(settings_of("nano", load_variant(name), "as_published")) for name in PUBLISHED}
+    untrained = {name for name, mix in mixes.items() if mix.untrained_allowed}
+    dead = {name for name, mix in mixes.items() if any(t.detached for t in mix.terms)}
+    assert {v for names in flags["untrained_encoder"]["variants"].values() for v in names} == untrained
+    assert {v for names in flags["dead_loss"]["variants"].values() for v in names} == dead
+
+
 @functools.cache
 def preset_of(name: str, overrides: tuple[str, ...]) -> Preset:
     return load_preset(name, overrides)

@@ -35,16 +35,8 @@ class Kinematic(Objective):
     def forward(self, latents: Latents) -> Tensor | None:
         """None where no place qualifies."""
         order = self.order if latents.shape[1] >= 3 else 1
-        change = _target_change(latents, order) if self.on_target else _student_change(latents, order)
+        change = _target_change(latents, order) if self.on_target else (latents.bend if order == 2 else latents.dz)
         return None if change.numel() == 0 else self.penalty(change[..., : self.used]).mean()
-
-
-def _student_change(latents: Latents, order: int) -> Tensor:
-    if order == 1:
-        return latents.dz
-    index = latents.steps_index(2)
-    z = [latents.rows(latents.student, index, k) for k in range(3)]
-    return z[2] - 2 * z[1] + z[0]
 
 
 def _target_change(latents: Latents, order: int) -> Tensor:

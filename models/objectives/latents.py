@@ -108,16 +108,30 @@ class Latents:
         return self.rows(self.student, self._index(self.on_host))
 
     @cached_property
+    def _place(self) -> Tensor:
+        """Int64 ``[B * T * H * W]``: row of ``tokens`` that a visible place of the grid has."""
+        place = self.on_host.flatten().cumsum(0) - 1
+        return place.to(self.visible.device, non_blocking=True)
+
+    def student_rows(self, index: Tensor, later: int = 0) -> Tensor:
+        """``[n, D]``: student features ``later`` time slots after the visible tokens at flat ``index`` ``[n]``.
+
+        Taken from ``tokens``, so that the gradient of an objective is as large as the visible part of the grid and not
+        as the grid.
+        """
+        return self.tokens.index_select(0, self._place[index + later * self.shape[2] * self.shape[3]])
+
+    @cached_property
     @_with_gradient
     def z_now(self) -> Tensor:
         """``[n, D]``: ``z[t]`` over P."""
-        return self.rows(self.student, self.pairs)
+        return self.student_rows(self.pairs)
 
     @cached_property
     @_with_gradient
     def z_next(self) -> Tensor:
         """``[n, D]``: ``z[t + 1]`` over P."""
-        return self.rows(self.student, self.pairs, 1)
+        return self.student_rows(self.pairs, 1)
 
     @cached_property
     @_with_gradient
@@ -142,6 +156,13 @@ class Latents:
     def dh(self) -> Tensor:
         """``[n, D]``: ``h[t + 1] - h[t]`` over P."""
         return self.h_next - self.h_now
+
+    @cached_property
+    @_with_gradient
+    def bend(self) -> Tensor:
+        """``[n, D]``: ``z[t + 2] - 2 z[t + 1] + z[t]`` where all three tokens are visible."""
+        index = self.steps_index(2)
+        return self.student_rows(index, 2) - 2 * self.student_rows(index, 1) + self.student_rows(index)
 
     @cached_property
     @_with_gradient

@@ -13,7 +13,7 @@ from equipoise.models.checks import flag, integer, number
 from equipoise.models.objectives.base import Objective
 from equipoise.models.objectives.latents import Latents
 
-CACHED = 2**17
+CACHED = 2**16
 """Entries of the projections that are worked on at once on a CPU."""
 
 
@@ -53,7 +53,7 @@ class SIGReg(Objective):
         # Drawn on the CPU: the numbers do not depend on the device, and no state has to be read back from it.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.calls) % 2**63)
         drawn = torch.randn(channels, self.slices, generator=generator)
-        unit: Tensor = drawn / drawn.norm(dim=0)
+        unit: Tensor = drawn.mul_(drawn.square().sum(0).rsqrt())  # a norm along the slow axis takes ten times as long
         return unit.to(device, non_blocking=True)
 
     def forward(self, latents: Latents) -> Tensor | None:
@@ -107,14 +107,21 @@ def _value_and_gradient(x: Tensor, nodes: int, t_max: float) -> tuple[Tensor, Te
     step = t_max / (nodes - 1)
     value = x.new_zeros(x.shape[1])
     gradient = torch.zeros_like(x)
-    for k in range(nodes):
+    angle = x * step
+    cos_step, sin_step = angle.cos(), angle.sin_()
+    # The node at 0 adds nothing. Every later angle is the one before plus x * step: by the sum formulas, which take
+    # two thirds of the time of sines and cosines of their own.
+    cos, sin, spare = cos_step.clone(), sin_step.clone(), torch.empty_like(x)
+    for k in range(1, nodes):
         t = k * step
         window = math.exp(-t * t / 2)
-        weight = (step if k in (0, nodes - 1) else 2 * step) * window
-        angle = x * t
-        cos, sin = angle.cos(), angle.sin_()
+        weight = (step if k == nodes - 1 else 2 * step) * window
         real, imaginary = cos.mean(0) - window, sin.mean(0)
         value += weight * (real.square() + imaginary.square())
         scale = 2 * weight * t / len(x)
         gradient.addcmul_(cos, scale * imaginary).addcmul_(sin, -scale * real)
+        torch.mul(cos, cos_step, out=spare)
+        spare.addcmul_(sin, sin_step, value=-1)
+        sin.mul_(cos_step).addcmul_(cos, sin_step)
+        cos, spare = spare, cos
     return value, gradient

@@ -95,8 +95,8 @@ class Spectral(Objective):
         first = latents.steps_index(T - 1)
         if not len(first):
             return None
-        times = first[:, None] + torch.arange(T, device=first.device) * (H * W)
-        z, h = (full(x.flatten(0, 3).index_select(0, times.flatten())) for x in (latents.student, latents.target))
+        times = (first[:, None] + torch.arange(T, device=first.device) * (H * W)).flatten()
+        z, h = latents.student_rows(times), latents.rows(latents.target, times)
         spectrum = torch.fft.rfft((z - h).reshape(-1, T, z.shape[-1]), dim=1)
         gain = torch.linspace(self.low, self.high, spectrum.shape[1], device=z.device, dtype=z.dtype)
         modulus: Tensor = spectrum.abs()

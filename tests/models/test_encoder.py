@@ -166,7 +166,7 @@ def vit(**options: object) -> nn.Module:
 
 def tiny(time: int = 2, side: int = 2, **change: int) -> VideoEncoder:
     sizes = {"width": 192, "depth": 2, "heads": 3, "patch": 16, "tubelet": 2, "levels": 2, **change}
-    return VideoEncoder(EncoderConfig(**sizes), TokenGrid(time, side, side, patch=16, tubelet=sizes["tubelet"])).eval()  # type: ignore[arg-type]
+    return VideoEncoder(EncoderConfig(**sizes), TokenGrid(time, side, side, patch=16, tubelet=sizes["tubelet"])).eval()
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from equipoise.platform.cli_audit import audit as audit_command
 from equipoise.platform.cli_audit import audit_settings
 from equipoise.platform.definitions import load_sweep
 from equipoise.platform.errors import SettingsError
+from equipoise.platform.mix import variants
 from equipoise.platform.plots import PlotError
 from equipoise.platform.training import LocalReporter, Paths, Trainer
 
@@ -77,7 +78,7 @@ def test_norms_and_cosines_add_up_to_the_gradient_of_the_step(
     trainer = Trainer(settings, miniature_paths, LocalReporter(tmp_path, device=torch.device("cpu")))
     with trainer.open_stream() as batches:
         groups = trainer.batch_groups(next(batches))
-    out = trainer.model(groups, {"delta": 0.5, "hamiltonian": 1.0, "latent_dynamics": 2.0}, 0.5)
+    out = trainer.model(groups, {"delta": 0.5, "hamiltonian": 1.0, "latent_dynamics": 2.0}, trainer.mix.context.weight)
     out.loss.backward()
     squares = [float(p.grad.square().sum()) for p in trainer.model.encoder.parameters() if p.grad is not None]
     assert math.sqrt(sum(squares)) == pytest.approx(expected, rel=1e-4)
@@ -198,6 +199,14 @@ def test_controls(tiny_settings: Any, miniature_paths: Paths) -> None:
     untrained = audit(tiny_settings("random_init"), miniature_paths)
     assert (untrained.objectives, untrained.evaluated.moves) == ((), False)
     refuse_dead(untrained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(variants()))
+def test_no_published_variant_is_dead_as_described(name: str, tiny_settings: Any, miniature_paths: Paths) -> None:
+    found = audit(tiny_settings(name), miniature_paths)
+    assert {o.name: o.reason for o in found.dead} == {}
+    assert found.evaluated.moves is (name != "random_init")
 
 
 # --- how it is shown

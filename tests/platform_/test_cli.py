@@ -216,9 +216,7 @@ def test_probe_prints_json_and_stores_items(call: Call, make_trial: Make, paths:
     found = json.loads(out)
     assert [b["benchmark"] for b in found["benchmarks"]] == ["mini_in"]
     assert (Path(found["correctness"]) / "mini_in.parquet").is_file()
-    assert "did you mean 'mini_in'?" in sentence(
-        *call("probe", folder, "--home", home.root, "--benchmark", "mini_inn")
-    )
+    assert "did you mean 'mini_in'?" in sentence(*call("probe", folder, "--home", home.root, "--benchmark", "mini_inn"))
     kept = checkpoints.latest(folder / "checkpoints")
     assert kept is not None
     (kept / "state.pt").write_bytes(b"damaged")

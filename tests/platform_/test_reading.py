@@ -1,4 +1,4 @@
-"""What ``as_published`` repeats: the published code's differences from its description, by their numbers in the design."""
+"""What ``as_published`` repeats: where the published code differs from its description, by number in the design."""
 
 from __future__ import annotations
 
@@ -195,9 +195,7 @@ def test_8_the_context_loss_begins_in_the_second_half(tiny_settings: Any) -> Non
     assert described.at(100, steps) == described.at(999, steps) == pytest.approx(0.5)
 
 
-def test_8_the_third_of_six_steps_has_no_context_term(
-    tiny_settings: Any, miniature_paths: Paths, tmp_path: Path
-) -> None:
+def test_8_the_third_of_six_steps_has_none(tiny_settings: Any, miniature_paths: Paths, tmp_path: Path) -> None:
     for reading, later in (("as_published", False), ("as_described", True)):
         trainer = trainer_of(tiny_settings("baseline", reading), miniature_paths, tmp_path / reading)
         with trainer.open_stream() as batches:

@@ -209,7 +209,9 @@ def test_settings_survive_json() -> None:
 def test_scored_benchmarks() -> None:
     assert trial().scored == ("mini_dive", "mini_ssv2", "mini_in")
     assert trial(benchmarks=["mini_in"]).scored == ("mini_in",)
-    with pytest.raises(SettingsError, match=r"unknown benchmark 'mini_im' of regime miniature; did you mean 'mini_in'\?"):
+    with pytest.raises(
+        SettingsError, match=r"unknown benchmark 'mini_im' of regime miniature; did you mean 'mini_in'\?"
+    ):
         trial(benchmarks=["mini_im"])
 
 

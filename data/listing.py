@@ -1,0 +1,141 @@
+"""Manifests of one's own files: from a list of paths and labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from equipoise.data._files import run_jobs
+from equipoise.data.decode import DecodeError, DecodeReport
+from equipoise.data.manifest import Manifest, ManifestError
+
+Progress = Callable[[str, int, int], None]
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+CHUNK = 64  # files a process describes at a time
+
+
+def read_list(path: Path) -> list[tuple[str, str]]:
+    """Paths and label names of a CSV file with a header ``path,label``.
+
+    Raises:
+        ManifestError: if the file is missing, has other columns, an empty cell or no row.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise ManifestError(f"{path} has the columns {reader.fieldnames}; expected path and label.")
+            rows = [(r["path"], r["label"]) for r in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"The list {path} cannot be read: {error}.") from error
+    for line, (file, label) in enumerate(rows, start=2):
+        if not file or not label:
+            raise ManifestError(f"{path}, line {line}: path is {file!r} and label {label!r}; expected both.")
+    if not rows:
+        raise ManifestError(f"The list {path} has no rows.")
+    return rows
+
+
+def _describe(job: tuple[str, list[str]]) -> list[dict[str, Any] | tuple[str, str]]:
+    """Row of each file, or (path, reason) where it cannot be read."""
+    root, files = job
+    found: list[dict[str, Any] | tuple[str, str]] = []
+    for file in files:
+        path = Path(root) / file
+        try:
+            kind = "image" if path.suffix.lower() in IMAGES else "video"
+            facts = _image(path) if kind == "image" else _video(path)
+            found.append({"path": file, "kind": kind, "sha256": _sha256(path), **facts})
+        except DecodeError as error:
+            found.append((file, error.reason))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _image(path: Path) -> dict[str, Any]:
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+    except (UnidentifiedImageError, OSError) as error:
+        raise DecodeError(path, str(error)) from error
+    return {"frames": 1, "fps": 0.0, "width": width, "height": height}
+
+
+def _video(path: Path) -> dict[str, Any]:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DecodeError(path, "the file has no video stream")
+            stream = container.streams.video[0]
+            # Containers without an index (webm) do not say how many frames they hold: count the packets.
+            frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            if not frames:
+                raise DecodeError(path, "the video has no frames")
+            rate = float(stream.average_rate or Fraction(0))
+            return {"frames": frames, "fps": rate, "width": stream.width, "height": stream.height}
+    except (av.FFmpegError, OSError) as error:
+        raise DecodeError(path, str(error)) from error
+
+
+def manifest_of_list(
+    name: str,
+    split: str,
+    root: Path,
+    items: Sequence[tuple[str, str]],
+    *,
+    classes: Sequence[str] | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> tuple[Manifest, DecodeReport]:
+    """Describe every file of a list.
+
+    Args:
+        name: name of the data set.
+        split: its split.
+        root: folder the paths are relative to.
+        items: path and label name of every file.
+        classes: label names in the order of their ids; None: the list's own, sorted.
+        workers: processes that read.
+        progress: called with what, files done and files in all.
+
+    Returns:
+        The manifest of the files that can be read, and a report of those that cannot.
+
+    Raises:
+        ManifestError: if a label is not among the classes, a path is listed twice, or no file can be read.
+    """
+    named = tuple(classes) if classes is not None else tuple(sorted({label for _, label in items}))
+    ids = {label: i for i, label in enumerate(named)}
+    labels = dict(items)
+    if len(labels) != len(items):
+        raise ManifestError(
+            f"{name}/{split}: {len(items) - len(labels)} paths are listed more than once; list each once."
+        )
+    unknown = sorted(set(labels.values()) - set(ids))
+    if unknown:
+        raise ManifestError(f"{name}/{split}: label {unknown[0]!r} is not among the {len(named)} classes.")
+    files = list(labels)
+    jobs = [(str(root), files[i : i + CHUNK]) for i in range(0, len(files), CHUNK)]
+    parts: dict[int, list[dict[str, Any] | tuple[str, str]]] = {}
+    for number, part in run_jobs(_describe, jobs, workers):
+        parts[number] = part
+        if progress is not None:
+            progress(f"{name}/{split}", sum(map(len, parts.values())), len(files))
+    found = [entry for number in sorted(parts) for entry in parts[number]]
+    rows = [{**e, "label": ids[labels[e["path"]]]} for e in found if isinstance(e, dict)]
+    failures = [e for e in found if isinstance(e, tuple)]
+    if not rows:
+        raise ManifestError(f"{name}/{split}: none of {len(files)} files below {root} can be read; {failures[0][1]}.")
+    return Manifest.from_rows(name, split, root, named, rows), DecodeReport(len(files), failures)
