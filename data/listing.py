@@ -120,9 +120,7 @@ def manifest_of_list(
     ids = {label: i for i, label in enumerate(named)}
     labels = dict(items)
     if len(labels) != len(items):
-        raise ManifestError(
-            f"{name}/{split}: {len(items) - len(labels)} paths are listed more than once; list each once."
-        )
+        raise ManifestError(f"{name}/{split}: {len(items) - len(labels)} paths are listed more than once.")
     unknown = sorted(set(labels.values()) - set(ids))
     if unknown:
         raise ManifestError(f"{name}/{split}: label {unknown[0]!r} is not among the {len(named)} classes.")

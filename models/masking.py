@@ -29,10 +29,13 @@ class BlockSpec:
     Attributes:
         count: blocks drawn per clip; they may overlap.
         area: share of the frame one block covers.
+        time: share of time the blocks span, 1 in the published settings. Below 1 all blocks of a clip hide the same
+            random run of time slots, so that what they hide is seen before or after; nothing changes in one slot.
     """
 
     count: int
     area: float
+    time: float = 1.0
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by the settings layer, which owns the checks of types
 
@@ -41,6 +44,8 @@ class BlockSpec:
             raise ValueError(f"block count is {self.count}; expected at least 1")
         if not 0 < self.area < 1:
             raise ValueError(f"block area is {self.area}; expected a share of the frame, above 0 and below 1")
+        if not 0 < self.time <= 1:
+            raise ValueError(f"block time is {self.time}; expected a share of time, above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,12 +293,16 @@ class MaskSampler:
         guided: Tensor,
         future: Tensor,
     ) -> Mask:
-        h, w = self._block_size(spec, generator)
+        T, H, W = self.grid.shape
+        slots = max(1, round(spec.time * T))
+        h, w = self._block_size(spec, generator, whole_frame=slots < T)
         origins = self._origins(batch, (h, w), motion, guided)
         blocks = torch.where(future, max(1, spec.count // 2), spec.count)
-        hidden = self._hidden_places(origins, spec.count, blocks, (h, w), generator)
-        T, H, W = self.grid.shape
+        hidden = self._hidden_places(origins, spec.count, blocks, (h, w), generator, whole_frame=slots < T)
         visible = ~hidden[:, None].expand(batch, T, H, W)
+        if slots < T:
+            start = torch.randint(T - slots + 1, (batch,), generator=generator)
+            visible = visible | ~_span(start, slots, T)[:, :, None, None]
         if self.future_predictive is not None and T > 1:
             late = torch.arange(T) >= self.future_predictive.slots(T)
             visible = visible & ~(future[:, None] & late)[:, :, None, None]
@@ -304,7 +313,7 @@ class MaskSampler:
         masked = torch.where(future[:, None], unseen, ~visible)
         return Mask(kept, self._cut(masked, generator))
 
-    def _block_size(self, spec: BlockSpec, generator: torch.Generator) -> tuple[int, int]:
+    def _block_size(self, spec: BlockSpec, generator: torch.Generator, whole_frame: bool) -> tuple[int, int]:
         _, H, W = self.grid.shape
         tokens = max(1, int(H * W * spec.area))
         low, high = self.config.aspect
@@ -312,7 +321,7 @@ class MaskSampler:
             aspect = low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
             h = min(H, max(1, round(math.sqrt(tokens * aspect))))
             w = min(W, max(1, round(math.sqrt(tokens / aspect))))
-            if h * w < H * W:
+            if whole_frame or h * w < H * W:
                 return h, w
         raise ValueError(
             f"a block of {spec.area} of a {H}x{W} frame covers all of it in {ATTEMPTS} draws: nothing would be "
@@ -330,9 +339,18 @@ class MaskSampler:
         return torch.where(guided[:, None, None], by_motion, uniform)
 
     def _hidden_places(
-        self, origins: Tensor, count: int, blocks: Tensor, size: tuple[int, int], generator: torch.Generator
+        self,
+        origins: Tensor,
+        count: int,
+        blocks: Tensor,
+        size: tuple[int, int],
+        generator: torch.Generator,
+        whole_frame: bool,
     ) -> Tensor:
-        """Bool ``[B, H, W]``: union of the first ``blocks`` blocks; clips with nothing visible left draw again."""
+        """Bool ``[B, H, W]``: union of the first ``blocks`` blocks; clips with nothing visible left draw again.
+
+        With ``whole_frame`` a frame may be hidden entirely: other time slots stay visible.
+        """
         _, H, W = self.grid.shape
         columns = origins.shape[2]
         hidden = torch.ones(len(origins), H, W, dtype=torch.bool)
@@ -344,6 +362,8 @@ class MaskSampler:
             top, left = torch.div(at, columns, rounding_mode="floor"), at % columns
             rows = _span(top, size[0], H) & (torch.arange(count) < blocks[full][:, None])[:, :, None]
             hidden[full] = (rows[:, :, :, None] & _span(left, size[1], W)[:, :, None, :]).any(1)
+            if whole_frame:
+                return hidden
         if not hidden.flatten(1).all(1).any():
             return hidden
         raise ValueError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,3 +37,31 @@ def json_option(command: F) -> F:
 def emit(content: Any) -> None:
     """Print one JSON object."""
     click.echo(json.dumps(content, indent=1))
+
+
+def study_home(home: Path, tracking_uri: str | None) -> Any:
+    """The home folder of a command's options."""
+    from equipoise.platform.study import Home
+
+    return Home(home.resolve(), tracking_uri)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error, fed with (what, done, total); plain lines where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"{title}: {what}", total=total)
+                if not console.is_terminal:
+                    console.print(f"{title}: {what} ({total})", highlight=False)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield progress

@@ -16,7 +16,7 @@ from equipoise.data.miniature import encode_video
 def files(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for i, frames in enumerate((5, 9)):
-        clip = rng.integers(0, 255, (frames, 32, 48, 3), dtype=np.uint8)
+        clip = rng.integers(0, 255, (frames, 32, 64, 3), dtype=np.uint8)
         (tmp_path / f"clip {i} é.mp4").write_bytes(encode_video(clip, 12))
     Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "still.png")
     (tmp_path / "broken.mp4").write_bytes(b"nothing")

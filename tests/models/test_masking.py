@@ -79,7 +79,7 @@ def test_recorded_block_sizes(size: str, mask: int) -> None:
     with np.load(REFERENCE / "mask_stats.npz", allow_pickle=False) as data:
         recorded = Counter(tuple(r[1:]) for r in data[f"block_size_{size}_mask{mask}_by_counter"].tolist())
     sampler, g = MaskSampler(GRIDS[size]), generator(2)
-    ours = Counter(sampler._block_size(sampler.config.blocks[mask], g) for _ in range(4000))
+    ours = Counter(sampler._block_size(sampler.config.blocks[mask], g, whole_frame=False) for _ in range(4000))
     assert set(recorded) <= set(ours)
     for block, count in ours.items():
         p = count / 4000

@@ -8,7 +8,9 @@ from equipoise.platform.errors import SettingsError
 from equipoise.platform.mix import CONTROLS, Mix, load_variant, resolve, variants
 from equipoise.platform.settings import TrialSettings, Variant, load_preset, load_regime, parse
 
-PRESET, REGIME = load_preset("nano"), load_regime("miniature")
+# Pinned where a test reads the number, so that tuning the preset changes no test.
+PRESET = load_preset("nano", ["sampling.images=frame", "context.weight=0.5", "model.masks.cut=random"])
+REGIME = load_regime("miniature")
 
 
 def mix(variant: str | dict[str, Any], reading: str = "as_described", **preset: Any) -> Mix:

@@ -1,0 +1,152 @@
+"""The commands that read results: `equipoise probe`, `front`, `list`, `ui`."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from equipoise.platform.cli_options import emit, home_options, json_option, progress_bar, study_home
+from equipoise.platform.errors import EquipoiseError
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--benchmark", "benchmarks", multiple=True, help="Score only this; may be given more than once.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the per-item outcomes; default: beside it.")
+@home_options
+@json_option
+def probe(
+    checkpoint: Path, benchmarks: tuple[str, ...], out: Path | None, home: Path, tracking_uri: str | None, as_json: bool
+) -> None:
+    """Score the frozen encoder of a CHECKPOINT (a folder) on its regime's benchmarks."""
+    from equipoise.platform import checkpoint as checkpoints
+    from equipoise.platform.evaluation import frozen_encoder, score
+    from equipoise.platform.settings import TrialSettings, parse
+    from equipoise.platform.study import prepare_caches
+    from equipoise.platform.training import compute_threads, default_device
+
+    place = study_home(home, tracking_uri)
+    found = checkpoints.load(checkpoint)
+    chosen = {**found.settings.model_dump(mode="json"), "benchmarks": list(benchmarks)}
+    settings = parse(TrialSettings, chosen, f"probe {checkpoint}")
+    encoder = frozen_encoder(found)
+    with progress_bar("Building clip caches") as progress:
+        prepare_caches(settings, place, probe=True, progress=progress)
+    with progress_bar("Scoring") as progress, compute_threads(1):
+        results = score(encoder, settings, place.paths, default_device(), progress)
+    folder = out or found.path.parent / f"correctness-{found.path.name}"
+    for result in results:
+        result.write(folder)
+    content = {
+        "checkpoint": str(found.path),
+        "variant": settings.variant_name,
+        "seed": settings.seed,
+        "step": found.step,
+        "correctness": str(folder),
+        "benchmarks": [r.summary() for r in results],
+    }
+    if as_json:
+        emit(content)
+        return
+    click.echo(f"{settings.variant_name}, seed {settings.seed}, step {found.step}")
+    for r in results:
+        chosen_text = ", ".join(f"{k} {v:g}" for k, v in r.chosen.items() if k != "holdout_accuracy")
+        click.echo(f"{r.benchmark:12} {r.accuracy:6.2f} %  of {r.items} items  (probe: {chosen_text})")
+    click.echo(f"per-item outcomes in {folder}")
+
+
+@click.command()
+@click.argument("study", required=False)
+@click.option("--results", type=click.Path(path_type=Path), help="A CSV of accuracies instead of a study.")
+@click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
+@click.option("--regime", help="Regime of the CSV's rows: mixed or ucf101 in the published table.")
+@click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose; default: noise floor.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The plot: .png, .pdf or .svg.")
+@home_options
+@json_option
+def front(
+    study: str | None,
+    results: Path | None,
+    published: bool,
+    regime: str | None,
+    tolerance: float | None,
+    out: Path | None,
+    home: Path,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Show the Pareto front of a STUDY (name or MLflow run id) and select the balanced variant."""
+    from rich.console import Console
+
+    from equipoise.platform.conclude import conclude_study, conclude_table, show
+    from equipoise.platform.results import published_path, read_csv
+
+    if sum([study is not None, results is not None, published]) != 1:
+        raise click.UsageError("give one of: a STUDY, --results FILE.csv, or --published")
+    if study is not None:
+        if regime is not None:
+            raise click.UsageError("--regime goes with --results or --published: a study has one regime")
+        found = conclude_study(study, study_home(home, tracking_uri), out, tolerance)
+    else:
+        path = published_path() if published else results
+        assert path is not None
+        if regime is None:
+            raise click.UsageError("--regime is missing: say which regime's rows of the CSV to compare, e.g. mixed")
+        table = read_csv(path, regime)
+        found = conclude_table(table, out or Path(f"front_{regime}.png"), f"{path.stem}, {regime} regime", tolerance)
+    if as_json:
+        emit(found.to_dict())
+    else:
+        show(found, Console())
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["objectives", "variants", "presets", "regimes", "spaces", "studies"]))
+@json_option
+def list_(what: str, as_json: bool) -> None:
+    """List what ships: objectives, variants, presets, regimes, search spaces, studies."""
+    from equipoise.models.objectives import list_objectives
+    from equipoise.platform.mix import variants
+    from equipoise.platform.settings import load_yaml, shipped
+
+    if what == "objectives":
+        found = {r.name: r.description for r in list_objectives()}
+    elif what == "variants":
+        found = {name: v.description for name, v in variants().items()}
+    else:
+        found = {name: load_yaml(path).get("description", "") for name, path in shipped(what).items()}
+    if as_json:
+        emit({what: [{"name": k, "description": v} for k, v in found.items()]})
+        return
+    width = max(len(k) for k in found)
+    for name, description in found.items():
+        click.echo(f"{name:{width}}  {description}")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@home_options
+def ui(port: int, home: Path, tracking_uri: str | None) -> None:
+    """Open MLflow's UI on the studies of a home folder, on this machine only."""
+    place = study_home(home, tracking_uri)
+    uri = place.uri()
+    if uri.startswith(("http:", "https:")):
+        raise EquipoiseError(f"the studies are on a server already: open {uri} in a browser")
+    if tracking_uri is None and not (place.root / "mlflow.db").is_file():
+        raise EquipoiseError(f"{place.root} holds no studies yet: run equipoise quickstart, sweep or ablate first")
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise EquipoiseError(f"port {port} is in use: choose another with --port") from None
+    click.echo(f"MLflow's UI: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    raise SystemExit(subprocess.run([*command, "--port", str(port), "--workers", "1"], check=False).returncode)
