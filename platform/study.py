@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equipoise.platform.audit import AuditResult, audit, refuse_dead, space_settings
 from equipoise.platform.definitions import AblationDefinition, StudyBase, SweepDefinition
 from equipoise.platform.engine import Director, ray_cluster, run
 from equipoise.platform.errors import StudyError
@@ -19,10 +21,11 @@ from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.tracking import Tracker, default_uri
-from equipoise.platform.training import Paths, open_cache
+from equipoise.platform.training import Paths, compute_threads, open_cache
 
 CacheProgress = Callable[[str, int, int], None]
 # What may change between a study's start and its resumption without changing what its trials are.
+AUDIT_CLIPS = 8  # enough for every objective to find tokens, small enough for a head node without a GPU
 MAY_CHANGE = ("trials", "concurrent", "retries", "resources", "description")
 
 
@@ -192,10 +195,12 @@ def run_study(
             f"there is no study {definition.name!r} in {home.root} to resume; leave --resume out to start it"
         )
     manifest_hash = prepare_caches(example, home, probe, progress)
+    audits = [] if started else audit_study(definition, [settings for _, _, settings in listed], home)
     tracker = home.tracker()
     ledger = Ledger(folder / "ledger.db")
     try:
         parent = _parent(definition, kind, ledger, tracker, example, probe)
+        _log_audits(audits, tracker, parent)
         if ledger.fact("listed") is None:
             for role, name, settings in listed:
                 ledger.open_trial(name, role, settings.model_dump_json())
@@ -215,6 +220,36 @@ def run_study(
         return Outcome(definition.name, complete, tuple(ledger.rows()), parent, folder)
     finally:
         ledger.close()
+
+
+def audit_study(definition: StudyBase, listed: Sequence[TrialSettings], home: Home) -> list[AuditResult]:
+    """Audit every distinct mix of a study on one small real batch, before anything starts.
+
+    Raises:
+        AuditError: if an objective trains nothing, unless the study reads its variants ``as_published``.
+    """
+    settings = {s.variant_name: s for s in listed if s.variant.objectives}
+    if isinstance(definition, SweepDefinition):
+        settings["search-space"] = space_settings(definition)
+    found: list[AuditResult] = []
+    for one in settings.values():
+        small = one.preset.optimisation.model_copy(update={"batch": min(AUDIT_CLIPS, one.preset.optimisation.batch)})
+        alone = one.resources.model_copy(update={"workers": 1, "launcher": "auto"})
+        preset = one.preset.model_copy(update={"optimisation": small})
+        with compute_threads(1):
+            result = audit(one.model_copy(update={"preset": preset, "resources": alone}), home.paths)
+        refuse_dead(result)
+        found.append(result)
+    return found
+
+
+def _log_audits(audits: Sequence[AuditResult], tracker: Tracker, parent: str) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        for result in audits:
+            (Path(temporary) / f"{result.variant}.json").write_text(json.dumps(result.to_dict(), indent=1))
+            result.write_heatmap(Path(temporary) / f"{result.variant}.png")
+        if audits:
+            tracker.artifacts(parent, Path(temporary), "audit")
 
 
 def _director(

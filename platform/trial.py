@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import traceback
@@ -45,7 +46,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
     except Exception as error:
         # Any failure, a bug included, must reach the study's record in words before Tune sees an error.
         sentence = str(error) if isinstance(error, EquipoiseError | ValueError) else f"{type(error).__name__}: {error}"
-        (folder / "error.txt").write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            (folder / "error.txt").write_text(traceback.format_exc())
         tune.report({PHASE: "failed", "error": sentence.splitlines()[0] if sentence else type(error).__name__})
         raise
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from equipoise.data.transforms import center_crop_resize, uniform_indices
+from equipoise.data.decode import uniform_indices
+from equipoise.data.transforms import center_crop_resize
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder

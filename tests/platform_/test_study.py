@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from equipoise.platform import study
+from equipoise.platform.audit import AuditError
 from equipoise.platform.conclude import conclude_study
 from equipoise.platform.definitions import AblationDefinition, SweepDefinition
 from equipoise.platform.errors import StudyError
@@ -110,7 +111,7 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path) 
     found = conclude_study("tiny-sweep", home, None, tolerance=100)
     assert found.plot.is_file()
     logged = {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
-    assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json"} <= logged
+    assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json", "audit"} <= logged
     assert found.selection.balanced is not None
     chosen = [r for r in tracker.trial_runs(outcome.parent) if r.data.tags["balanced"] == "true"]
     assert {r.data.tags["variant"] for r in chosen} == {found.selection.balanced.variant}
@@ -126,33 +127,34 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path) 
 
 
 def test_a_failed_trial_is_recorded_and_the_study_goes_on(home: Home, tiny_data: Path) -> None:
-    # A weight beyond float32 makes the loss infinite: a real failure, in the trial's own process.
     definition = AblationDefinition.model_validate(
         {
             "name": "failing",
             "regime": "miniature",
             "preset": str(tiny_data / "tiny.yaml"),
-            "variants": ["hw"],
-            "custom": {"explodes": {"objectives": {"delta": 1e39}}},
+            "variants": ["hw", "delta"],
         }
     )
+    # A file where the third trial's folder should be: it fails in its own process, the others do not.
+    (home.folder("failing") / "trials").mkdir(parents=True)
+    (home.folder("failing") / "trials" / "t0003").write_text("in the way")
     outcome = study.ablate(definition, home, quiet=True)
     assert outcome.complete
     assert {r.name: r.status for r in outcome.rows} == {
         "baseline": "finished",
         "random_init": "finished",
-        "hw": "finished",
-        "explodes": "failed",
+        "hw": "failed",
+        "delta": "finished",
     }
     failed = next(r for r in outcome.rows if r.status == "failed")
     assert failed.error is not None
-    assert "the loss is" in failed.error
+    assert "t0003" in failed.error
     assert failed.run_id is not None
     run = home.tracker().client.get_run(failed.run_id)
     assert run.info.status == "FAILED"
-    assert "the loss is" in run.data.tags["error"]
+    assert "t0003" in run.data.tags["error"]
     table = home.tracker().result_table("failing")
-    assert set(table.variants) == {"baseline", "random_init", "hw"}
+    assert set(table.variants) == {"baseline", "random_init", "delta"}
 
 
 def test_training_on_ray_train_equals_the_loop_in_process(
@@ -187,6 +189,19 @@ def test_training_on_ray_train_equals_the_loop_in_process(
     assert outcome.rows[0].run_id is not None
     history = home.tracker().client.get_metric_history(outcome.rows[0].run_id, "loss")
     assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_study_with_a_dead_objective_does_not_start(home: Home, tiny_data: Path) -> None:
+    content = {
+        "name": "dead",
+        "regime": "miniature",
+        "preset": str(tiny_data / "tiny.yaml"),
+        # No place is visible at every time when the future is hidden: spectral finds nothing to train on.
+        "custom": {"unseen": {"objectives": {"future_predictive": 1.0, "spectral": 1.0}}},
+    }
+    with pytest.raises(AuditError, match="spectral"):
+        study.ablate(AblationDefinition.model_validate(content), home, quiet=True)
+    assert not (home.folder("dead") / "ledger.db").exists()
 
 
 def command(home: Home, file: Path, *more: str) -> list[str]:

@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing_broken(
     make_trial: Make, paths: Paths, tmp_path: Path
 ) -> None:
     settings = make_trial(overrides=("optimisation.lr=1e30", "optimisation.warmup_steps=0"))
-    with pytest.raises(TrainingError, match="the loss is .* lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"the loss is .* lower the learning rate"):
         train(settings, paths, tmp_path)
     kept = checkpoints.latest(tmp_path / "checkpoints")
     assert kept is None or all(
