@@ -339,3 +339,40 @@ def test_published_scale_divides_slots_by_other_clips() -> None:
     assert published[[0, 2], 1].min() > 1000 * published[[0, 2]][:, [0, 2]].max()
     origins = MotionGuided(2.0, 0.0).origin_probabilities(published[0], (1, 1, 1))
     assert origins[1].sum() > 0.999
+
+
+def test_blocks_that_span_part_of_time_hide_one_run_of_slots() -> None:
+    grid = TokenGrid(4, 4, 4)
+    config = MaskConfig(blocks=(BlockSpec(count=1, area=0.99, time=0.5),))
+    g = torch.Generator().manual_seed(0)
+    starts = set()
+    whole = 0
+    for _ in range(40):
+        (mask,) = MaskSampler(grid, config).sample(3, g)
+        hidden = ~grid.visible(mask.visible)
+        masked = grid.visible(mask.masked)
+        assert not (masked & ~hidden).any()
+        for row in masked:
+            slots = row.flatten(1).any(1).nonzero().flatten().tolist()
+            assert len(slots) == 2
+            assert slots[1] == slots[0] + 1
+            starts.add(slots[0])
+            # The same places in both slots.
+            whole += int(row[slots[0]].all() and row[slots[1]].all())
+    assert starts == {0, 1, 2}
+    assert whole > 0
+
+
+def test_part_of_time_means_nothing_in_one_slot() -> None:
+    grid = TokenGrid(1, 4, 4)
+    part, all_ = (MaskConfig(blocks=(BlockSpec(count=1, area=0.4, time=t),)) for t in (0.5, 1.0))
+    first = MaskSampler(grid, part).sample(4, torch.Generator().manual_seed(1))[0]
+    other = MaskSampler(grid, all_).sample(4, torch.Generator().manual_seed(1))[0]
+    assert torch.equal(first.visible, other.visible)
+    assert torch.equal(first.masked, other.masked)
+
+
+@pytest.mark.parametrize("time", [0.0, -0.5, 1.5])
+def test_share_of_time_is_checked(time: float) -> None:
+    with pytest.raises(ValueError, match="block time"):
+        BlockSpec(count=1, area=0.5, time=time)
