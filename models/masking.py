@@ -295,10 +295,12 @@ class MaskSampler:
     ) -> Mask:
         T, H, W = self.grid.shape
         slots = max(1, round(spec.time * T))
-        h, w = self._block_size(spec, generator, whole_frame=slots < T)
+        # A whole frame may be hidden where other slots stay visible: not where the future is hidden as well.
+        whole_frame = slots < T and not bool(future.any())
+        h, w = self._block_size(spec, generator, whole_frame)
         origins = self._origins(batch, (h, w), motion, guided)
         blocks = torch.where(future, max(1, spec.count // 2), spec.count)
-        hidden = self._hidden_places(origins, spec.count, blocks, (h, w), generator, whole_frame=slots < T)
+        hidden = self._hidden_places(origins, spec.count, blocks, (h, w), generator, whole_frame)
         visible = ~hidden[:, None].expand(batch, T, H, W)
         if slots < T:
             start = torch.randint(T - slots + 1, (batch,), generator=generator)

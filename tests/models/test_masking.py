@@ -376,3 +376,13 @@ def test_part_of_time_means_nothing_in_one_slot() -> None:
 def test_share_of_time_is_checked(time: float) -> None:
     with pytest.raises(ValueError, match="block time"):
         BlockSpec(count=1, area=0.5, time=time)
+
+
+def test_hidden_future_and_hidden_slots_together_leave_something_visible() -> None:
+    config = MaskConfig(blocks=(BlockSpec(count=1, area=0.99, time=0.5),))
+    sampler = MaskSampler(TokenGrid(4, 4, 4), config, future_predictive=FuturePredictive())
+    g = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        (mask,) = sampler.sample(4, g, shares={"future_predictive": 0.7})
+        assert mask.visible.shape[1] > 0
+        assert mask.masked.shape[1] > 0
