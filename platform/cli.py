@@ -157,7 +157,7 @@ def _run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> A
     if not outcome.complete:
         done = outcome.count("finished")
         click.echo(
-            f"Stopped: {done} of {len(outcome.rows)} trials are finished and kept. "
+            f"Stopped: {done} of {outcome.planned} trials are finished and kept. "
             f"Go on with: equipoise {again} --name {definition.name} --resume --home {shlex.quote(str(place.root))}",
             err=True,
         )

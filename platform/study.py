@@ -92,6 +92,7 @@ class Outcome:
     Attributes:
         name: the study.
         complete: every trial ended; False after an interrupt.
+        planned: trials of the whole study, those of a search that were not proposed yet included.
         rows: all trials of its book.
         parent: MLflow parent run.
         folder: the study's folder.
@@ -99,6 +100,7 @@ class Outcome:
 
     name: str
     complete: bool
+    planned: int
     rows: tuple[Row, ...]
     parent: str
     folder: Path
@@ -217,7 +219,7 @@ def run_study(
                     complete = run(director, example, definition.concurrent, definition.retries)
             finally:
                 tracker.end(parent, "finished" if complete else "interrupted")
-        return Outcome(definition.name, complete, tuple(ledger.rows()), parent, folder)
+        return Outcome(definition.name, complete, director.planned(), tuple(ledger.rows()), parent, folder)
     finally:
         ledger.close()
 

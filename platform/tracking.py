@@ -19,8 +19,6 @@ from equipoise.platform.settings import RECORDS, TrialSettings
 # One writer at a time fits SQLite; MLflow's own progress lines and warnings would break the display.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-logging.getLogger("alembic").setLevel(logging.WARNING)
-logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 ENDED = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 RESULT_TAG = "equipoise.study"
@@ -51,6 +49,9 @@ class Tracker:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
+        # MLflow sets its loggers up when it is imported, so they are quietened after that.
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
         try:
             self.client = MlflowClient(tracking_uri=uri)
