@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -149,4 +149,6 @@ def ui(port: int, home: Path, tracking_uri: str | None) -> None:
             raise EquipoiseError(f"port {port} is in use: choose another with --port") from None
     click.echo(f"MLflow's UI: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    raise SystemExit(subprocess.run([*command, "--port", str(port), "--workers", "1"], check=False).returncode)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its background jobs serve nothing here
+    # In place of this process: signals then reach the server itself, and ending it leaves nothing behind.
+    os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])
