@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,17 @@ class Conclusion:
     Attributes:
         selection: front, balanced variant and notes.
         plot: the picture.
+        weights: weights of every variant by objective, where a study tells them.
     """
 
     selection: Selection
     plot: Path
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
-        return {**self.selection.to_dict(), "plot": str(self.plot)}
+        weights = {k: dict(v) for k, v in self.weights.items()}
+        return {**self.selection.to_dict(), "weights": weights, "plot": str(self.plot)}
 
 
 def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float | None) -> Conclusion:
@@ -81,7 +85,7 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
         kept = Path(run.data.tags.get("checkpoint", ""))
         if chosen and kept.name and kept.exists() and not tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
             tracker.artifacts(run.info.run_id, checkpoints.load(kept).path, MODEL_FOLDER)
-    return found
+    return replace(found, weights=tracker.weights(run_id))
 
 
 def show(found: Conclusion, console: Console) -> None:
@@ -96,7 +100,7 @@ def show(found: Conclusion, console: Console) -> None:
     for row in s.rows:
         chosen = s.balanced is not None and row.variant == s.balanced.variant
         mark = "★" if chosen else ("●" if row.variant in s.front else " ")
-        name = row.variant + (" (control)" if row.control else "") + (" !" if row.flags else "")
+        name = row.variant + (" °" if row.control else "") + (" !" if row.flags else "")
         cells = [f"{mark} {name}", str(len(row.seeds))]
         for benchmark in s.benchmarks:
             gain = "" if row.variant == s.baseline else f"{row.gains[benchmark]:+.2f}"
@@ -105,9 +109,12 @@ def show(found: Conclusion, console: Console) -> None:
         table.add_row(*cells, style="bold green" if chosen else ("dim" if row.control else None))
     console.print(table)
     unit = "noise floors" if s.scaled_by else "points"
-    legend = f"★ balanced  ● on the front  ! see notes  n seeds; beside each accuracy its gain over {s.baseline}"
+    legend = f"★ balanced  ● on the front  ° control  ! see notes  n seeds; beside each accuracy its gain over {s.baseline}"
     console.print(f"{legend} in points; least: the smallest gain, in {unit}", style="dim", highlight=False)
     console.print(s.sentence, style="bold", highlight=False)
+    if s.balanced is not None and s.balanced.variant in found.weights:
+        mix = ", ".join(f"{name} {weight:.3g}" for name, weight in found.weights[s.balanced.variant].items())
+        console.print(f"Weights of {s.balanced.variant}: {mix or 'none'}.", highlight=False)
     against = "".join(f", {k} {v:.2f}" for k, v in s.hypervolume_reference.items())
     console.print(f"Hypervolume {s.hypervolume:.4g} (reference: {s.baseline}{against}).", highlight=False)
     for note in s.notes:

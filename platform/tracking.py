@@ -195,6 +195,13 @@ class Tracker:
             raise TrackingError(f"study {study!r} has no finished trial yet")
         return ResultTable(tuple(scores), tuple(benchmarks))
 
+    def weights(self, parent: str) -> dict[str, dict[str, float]]:
+        """Weights of every variant of a study: its objectives that are on."""
+        return {
+            run.data.tags["variant"]: {k: float(run.data.params[k]) for k in RECORDS if float(run.data.params[k])}
+            for run in self.trial_runs(parent)
+        }
+
     def curves(self, parent: str, metric: str) -> dict[str, list[tuple[int, float]]]:
         """A metric of every trial over steps, by run name."""
         found: dict[str, list[tuple[int, float]]] = {}
