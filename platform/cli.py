@@ -152,7 +152,7 @@ def _changes(options: dict[str, Any], *more: str) -> dict[str, Any]:
 def _run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> Any:
     """Run a study; an interrupted one ends the command with the words that resume it."""
     place = study_home(options["home"], options["tracking_uri"])
-    with progress_bar("Building clip caches") as progress:
+    with progress_bar("Preparing") as progress:
         outcome = runner(definition, place, resume=options["resume"], address=options["address"], progress=progress)
     if not outcome.complete:
         done = outcome.count("finished")

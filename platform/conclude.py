@@ -109,7 +109,9 @@ def show(found: Conclusion, console: Console) -> None:
         table.add_row(*cells, style="bold green" if chosen else ("dim" if row.control else None))
     console.print(table)
     unit = "noise floors" if s.scaled_by else "points"
-    legend = f"★ balanced  ● on the front  ° control  ! see notes  n seeds; beside each accuracy its gain over {s.baseline}"
+    legend = (
+        f"★ balanced  ● on the front  ° control  ! see notes  n seeds; beside each accuracy its gain over {s.baseline}"
+    )
     console.print(f"{legend} in points; least: the smallest gain, in {unit}", style="dim", highlight=False)
     console.print(s.sentence, style="bold", highlight=False)
     if s.balanced is not None and s.balanced.variant in found.weights:

@@ -177,7 +177,7 @@ def run_study(
         resume: go on with a study of this name.
         address: Ray cluster; None starts one on this machine.
         quiet: show no progress.
-        progress: called while clip caches are built.
+        progress: called while clip caches are built and objectives audited.
 
     Raises:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
@@ -197,7 +197,7 @@ def run_study(
             f"there is no study {definition.name!r} in {home.root} to resume; leave --resume out to start it"
         )
     manifest_hash = prepare_caches(example, home, probe, progress)
-    audits = [] if started else audit_study(definition, [settings for _, _, settings in listed], home)
+    audits = [] if started else audit_study(definition, [s for _, _, s in listed], home, progress)
     tracker = home.tracker()
     ledger = Ledger(folder / "ledger.db")
     try:
@@ -224,7 +224,9 @@ def run_study(
         ledger.close()
 
 
-def audit_study(definition: StudyBase, listed: Sequence[TrialSettings], home: Home) -> list[AuditResult]:
+def audit_study(
+    definition: StudyBase, listed: Sequence[TrialSettings], home: Home, progress: CacheProgress | None = None
+) -> list[AuditResult]:
     """Audit every distinct mix of a study on one small real batch, before anything starts.
 
     Raises:
@@ -242,6 +244,8 @@ def audit_study(definition: StudyBase, listed: Sequence[TrialSettings], home: Ho
             result = audit(one.model_copy(update={"preset": preset, "resources": alone}), home.paths)
         refuse_dead(result)
         found.append(result)
+        if progress is not None:
+            progress("audit of the objectives", len(found), len(settings))
     return found
 
 
