@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +69,7 @@ def save(
     step: int,
     state: dict[str, Any],
     manifests: dict[str, str],
+    metrics: Mapping[str, float],
 ) -> Path:
     """Write a checkpoint so that it is either whole or not there.
 
@@ -77,6 +79,7 @@ def save(
         step: optimiser steps done.
         state: ``model``, ``optimiser`` and ``sampler`` states.
         manifests: manifest hash by source.
+        metrics: what is reported at this step, so that a resumed run can report it again.
 
     Returns:
         The new folder.
@@ -99,6 +102,7 @@ def save(
                 "git_commit": git_commit(),
                 "versions": {name: version(name) for name in ("equipoise", "torch", "timm")},
                 "manifests": manifests,
+                "metrics": dict(metrics),
             }
             (content / RECORD).write_text(json.dumps(record, indent=1))
             for name in (STATE, RECORD):

@@ -183,6 +183,7 @@ class Trainer:
         )
         self.step = 0
         self.sampler_state: dict[str, Any] | None = None
+        self.last_report: dict[str, float] | None = None
         self._restore()
         self.wrapped = reporter.wrap(self.model)
         self.autocast = self._precision()
@@ -212,6 +213,7 @@ class Trainer:
         checkpoints.load_strictly(self.model, found.state["model"], path)
         self.optimiser.load_state_dict(found.state["optimiser"])
         self.sampler_state = found.state["sampler"]
+        self.last_report = found.record["metrics"]
         self.step = found.step
 
     def _manifests(self) -> dict[str, str]:
@@ -225,6 +227,9 @@ class Trainer:
         """
         preset = self.settings.preset
         stream_ = self.open_stream()
+        if self.last_report is not None:
+            # The checkpoint is written before its report is heard: whoever listened may have died in between.
+            self.reporter.report(self.last_report, None)
         began, waited, since = time.perf_counter(), 0.0, self.step
         with contextlib.closing(stream_):
             while self.step < self.o.steps:
@@ -246,7 +251,7 @@ class Trainer:
                     "ms_per_step": 1e3 * seconds / (self.step - since),
                     "data_wait": waited / seconds,
                 }
-                save = self._saver(stream_.state_dict()) if saves else None
+                save = self._saver(stream_.state_dict(), found) if saves else None
                 self.reporter.report(found, save)
                 began, waited, since = time.perf_counter(), 0.0, self.step
 
@@ -273,7 +278,7 @@ class Trainer:
                 f"seed {self.settings.seed}): lower the learning rate or the weights of its objectives"
             )
 
-    def _saver(self, sampler: dict[str, Any]) -> Any:
+    def _saver(self, sampler: dict[str, Any], metrics: Mapping[str, float]) -> Any:
         """A function that writes the state of this moment below a folder; only rank 0 has one that writes."""
 
         def save(folder: Path) -> Path:
@@ -284,7 +289,7 @@ class Trainer:
                 # Generators restart from (seed, stream, step, rank) at every step: these numbers are their whole state.
                 "random": {"seed": self.settings.seed, "step": self.step},
             }
-            return checkpoints.save(folder, self.settings, self.step, state, self._manifests())
+            return checkpoints.save(folder, self.settings, self.step, state, self._manifests(), metrics)
 
         return save
 

@@ -47,13 +47,14 @@ def state_of(model: torch.nn.Module) -> dict[str, Any]:
 def test_round_trip_is_exact(tmp_path: Path) -> None:
     settings = trial("fwm_hw_ld")
     model = build(settings)
-    path = save(tmp_path, settings, 300, state_of(model), {"mini_ucf": "abc"})
+    path = save(tmp_path, settings, 300, state_of(model), {"mini_ucf": "abc"}, {"loss": 0.5})
     assert path == tmp_path / "step_00000300"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000300"], "nothing temporary is left"
     found = load(path)
     assert found.settings == settings
     assert found.settings.key == settings.key
     assert (found.step, found.record["seed"], found.record["manifests"]) == (300, 5, {"mini_ucf": "abc"})
+    assert found.record["metrics"] == {"loss": 0.5}
     assert found.record["git_commit"] == git_commit()
     assert set(found.record["versions"]) == {"equipoise", "torch", "timm"}
     assert found.state["sampler"] == {"epoch": 1}
@@ -73,7 +74,7 @@ def test_extra_state_of_an_objective_goes_through(tmp_path: Path) -> None:
     assert isinstance(sigreg, SIGReg)
     sigreg.calls = 17
     assert "objectives.sigreg._extra_state" in model.state_dict()
-    found = load(save(tmp_path, settings, 1, state_of(model), {}))
+    found = load(save(tmp_path, settings, 1, state_of(model), {}, {}))
     other = build(settings)
     load_strictly(other, found.state["model"], found.path)
     assert other.objectives["sigreg"].calls == 17
@@ -104,7 +105,7 @@ def test_nothing_is_loaded_in_part() -> None:
 
 
 def test_a_checkpoint_of_other_settings_names_the_entry(tmp_path: Path) -> None:
-    found = load(save(tmp_path, trial(), 1, state_of(build(trial())), {}))
+    found = load(save(tmp_path, trial(), 1, state_of(build(trial())), {}, {}))
     with pytest.raises(CheckpointError, match=r"has no objectives\.latent_dynamics\.head\.0\.weight"):
         load_strictly(build(trial("ld")), found.state["model"], found.path)
     wider = trial("baseline", "model.encoder.width=36", "model.encoder.heads=3", "probes.attentive.heads=3")
@@ -114,7 +115,7 @@ def test_a_checkpoint_of_other_settings_names_the_entry(tmp_path: Path) -> None:
 
 def small(folder: Path, step: int) -> Path:
     return save(
-        folder, trial(), step, {"model": {"w": torch.full((4,), float(step))}, "optimiser": {}, "sampler": {}}, {}
+        folder, trial(), step, {"model": {"w": torch.full((4,), float(step))}, "optimiser": {}, "sampler": {}}, {}, {}
     )
 
 
@@ -145,7 +146,7 @@ def test_load_takes_a_checkpoint_its_folder_or_the_trial(tmp_path: Path) -> None
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     small(tmp_path, 4)
     state = {"model": {"w": torch.zeros(2)}, "optimiser": {}, "sampler": {}}
-    save(tmp_path, trial(), 4, state, {})
+    save(tmp_path, trial(), 4, state, {}, {})
     assert load(tmp_path).state["model"]["w"].tolist() == [0.0, 0.0]
 
 
@@ -241,7 +242,7 @@ settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 try:
-    save(Path(sys.argv[1]), settings, 7, {"model": {"w": torch.zeros(1_000_000)}}, {})
+    save(Path(sys.argv[1]), settings, 7, {"model": {"w": torch.zeros(1_000_000)}}, {}, {})
 except CheckpointError as error:
     print("REFUSED", error)
 """
@@ -256,7 +257,7 @@ settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
 state = {"model": {f"w{i}": torch.zeros(4_000_000) for i in range(8)}}
 print("go", flush=True)
 for step in range(1, 1000):
-    save(Path(sys.argv[1]), settings, step, state, {})
+    save(Path(sys.argv[1]), settings, step, state, {}, {})
 """
 
 

@@ -86,24 +86,21 @@ def test_killed_run_resumes_with_the_same_losses(make_trial: Make, paths: Paths,
     assert process.wait(timeout=60) == -signal.SIGKILL
     kept = checkpoints.latest(tmp_path / "killed" / "checkpoints")
     assert kept is not None
-    assert checkpoints.load(kept).step < 12
+    step = checkpoints.load(kept).step
+    assert 0 < step < 12
     rest, state_resumed = train(settings, paths, tmp_path / "killed")
-    expected = {k: v for k, v in losses(whole).items() if k > checkpoints.load(kept).step} if kept.exists() else None
-    resumed = losses(rest)
-    assert resumed
-    assert all(resumed[k] == losses(whole)[k] for k in resumed)
-    assert min(resumed) > 1
-    assert expected is None or resumed == expected
+    assert losses(rest) == {k: v for k, v in losses(whole).items() if k >= step}
     assert same(state["model"], state_resumed["model"])
     assert state["sampler"] == state_resumed["sampler"]
 
 
 def test_resuming_a_finished_run_changes_nothing(make_trial: Make, paths: Paths, tmp_path: Path) -> None:
     settings = make_trial()
-    _, state = train(settings, paths, tmp_path)
+    first, state = train(settings, paths, tmp_path)
     before = time.time()
     reports, again = train(settings, paths, tmp_path)
-    assert reports == []
+    # The report of the checkpoint comes again, in case nobody heard it the first time.
+    assert reports == first[-1:]
     assert same(state["model"], again["model"])
     assert (tmp_path / "checkpoints" / "step_00000006" / "state.pt").stat().st_mtime < before
 
