@@ -18,7 +18,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ from equipoise.platform.training import LocalReporter, Paths, Trainer, default_d
 
 BATCHES = 4
 """Batches looked at before an objective without a qualifying token is dead: a small batch may lack one by chance."""
+MASK_STEPS = 8
+"""Steps whose masks are drawn with and without a policy."""
 MOST_STEPS = 1000
 """Steps of the training at which a weight is looked at."""
 
@@ -178,6 +180,21 @@ def space_settings(definition: SweepDefinition, seed: int | None = None) -> Tria
     return definition.trial(
         name, definition.variant(weights), definition.trial_seed if seed is None else seed, preset, regime
     )
+
+
+def audit_apart(settings: TrialSettings, paths: Paths) -> AuditResult:
+    """Audit the losses of a search space under its preset's own masks, and its mask policies by themselves.
+
+    No trial need have both, and clips whose future is hidden leave a loss over all of time little to see.
+    """
+    parts = []
+    for kind in ("loss", "mask"):
+        chosen = {k: s for k, s in settings.variant.objectives.items() if RECORDS[k].kind == kind}
+        if chosen:
+            variant = settings.variant.model_copy(update={"objectives": chosen})
+            parts.append(audit(settings.model_copy(update={"variant": variant}), paths))
+    objectives = tuple(o for part in parts for o in part.objectives)
+    return replace(parts[0], objectives=objectives, seconds=sum(part.seconds for part in parts))
 
 
 def audit(settings: TrialSettings, paths: Paths) -> AuditResult:
@@ -401,14 +418,19 @@ def _mask_audit(
     sampler, mix = trainer.samplers["video"], trainer.mix
     motion = motion_map(clip, mix.model.grid("video"), scale=mix.motion_scale).cpu() if mix.motion_guided else None
 
-    def drawn(share: float) -> list[Mask]:
-        # The same sampler both times: a policy that is merely switched on already shifts the random stream.
-        draw = generator(trainer.settings.seed, "masks.video", trainer.step, 0)
-        return sampler.sample(len(clip), draw, motion=motion, shares={**mix.shares, name: share})
-
     grid = mix.model.grid("video")
-    differs = [grid.visible(a.visible) != grid.visible(b.visible) for a, b in zip(drawn(1.0), drawn(0.0), strict=True)]
-    changed = float(torch.stack(differs).flatten(2).any(-1).any(0).float().mean())
+
+    def drawn(share: float, step: int) -> list[Tensor]:
+        # The same sampler both times: a policy that is merely switched on already shifts the random stream.
+        draw = generator(trainer.settings.seed, "masks.video", step, 0)
+        masks: list[Mask] = sampler.sample(len(clip), draw, motion=motion, shares={**mix.shares, name: share})
+        return [grid.visible(m.visible).flatten(1) for m in masks]
+
+    # One block size serves a whole step, and on a small grid a large block has nowhere else to lie: look at several.
+    steps = range(trainer.step, trainer.step + MASK_STEPS)
+    pairs = [zip(drawn(1.0, step), drawn(0.0, step), strict=True) for step in steps]
+    differs = [torch.stack([(a != b).any(1) for a, b in pair]).any(0) for pair in pairs]
+    changed = float(torch.stack(differs).float().mean())
     dead = "policy without effect: the masks of this batch are those drawn without it" if changed == 0 else None
     return _report(
         name, "mask", setting.weight, dead or _stuck(encoder), f"changes the masks of {changed:.0%} of clips", changed

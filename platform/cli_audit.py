@@ -27,13 +27,14 @@ from equipoise.platform.cli_options import emit, home_options, json_option
 def audit(target: str, home: Path, tracking_uri: str | None, out: Path | None, as_json: bool, **options: Any) -> None:
     """Prove on one real batch that every objective of a VARIANT trains something.
 
-    A SPACE (quickstart, full, or a YAML file) is audited with all its objectives on at once, each at the geometric mean
-    of its range.
+    A SPACE (quickstart, full, or a YAML file) is audited with all its losses on at once, each at the geometric mean of
+    its range, and with its mask policies by themselves.
     """
     from rich.console import Console
 
     from equipoise.platform import audit as audits
     from equipoise.platform.audit_view import check_suffix, show
+    from equipoise.platform.mix import variants
     from equipoise.platform.study import Home, prepare_caches
     from equipoise.platform.training import compute_threads
 
@@ -49,7 +50,7 @@ def audit(target: str, home: Path, tracking_uri: str | None, out: Path | None, a
 
     prepare_caches(settings, place, probe=False, progress=progress)
     with compute_threads(1):
-        result = audits.audit(settings, place.paths)
+        result = (audits.audit if target in variants() else audits.audit_apart)(settings, place.paths)
     if out is not None:
         result.write_heatmap(out)
     if as_json:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equipoise.platform.audit import AuditResult, audit, refuse_dead, space_settings
+from equipoise.platform.audit import AuditResult, audit, audit_apart, refuse_dead, space_settings
 from equipoise.platform.definitions import AblationDefinition, StudyBase, SweepDefinition
 from equipoise.platform.engine import Director, ray_cluster, run
 from equipoise.platform.errors import StudyError
@@ -26,6 +26,7 @@ from equipoise.platform.training import Paths, compute_threads, open_cache
 CacheProgress = Callable[[str, int, int], None]
 # What may change between a study's start and its resumption without changing what its trials are.
 AUDIT_CLIPS = 8  # enough for every objective to find tokens, small enough for a head node without a GPU
+SPACE = "search space"  # key of a sweep's space among the mixes that are audited; no variant can have that name
 MAY_CHANGE = ("trials", "concurrent", "retries", "resources", "description")
 
 
@@ -234,14 +235,15 @@ def audit_study(
     """
     settings = {s.variant_name: s for s in listed if s.variant.objectives}
     if isinstance(definition, SweepDefinition):
-        settings["search-space"] = space_settings(definition)
+        settings[SPACE] = space_settings(definition)
     found: list[AuditResult] = []
-    for one in settings.values():
+    for name, one in settings.items():
         small = one.preset.optimisation.model_copy(update={"batch": min(AUDIT_CLIPS, one.preset.optimisation.batch)})
         alone = one.resources.model_copy(update={"workers": 1, "launcher": "auto"})
         preset = one.preset.model_copy(update={"optimisation": small})
         with compute_threads(1):
-            result = audit(one.model_copy(update={"preset": preset, "resources": alone}), home.paths)
+            look = audit_apart if name == SPACE else audit
+            result = look(one.model_copy(update={"preset": preset, "resources": alone}), home.paths)
         refuse_dead(result)
         found.append(result)
         if progress is not None:
