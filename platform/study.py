@@ -24,9 +24,9 @@ from equipoise.platform.tracking import Tracker, default_uri
 from equipoise.platform.training import Paths, compute_threads, open_cache
 
 CacheProgress = Callable[[str, int, int], None]
-# What may change between a study's start and its resumption without changing what its trials are.
 AUDIT_CLIPS = 8  # enough for every objective to find tokens, small enough for a head node without a GPU
 SPACE = "search space"  # key of a sweep's space among the mixes that are audited; no variant can have that name
+# What may change between a study's start and its resumption without changing what its trials are.
 MAY_CHANGE = ("trials", "concurrent", "retries", "resources", "description")
 
 

@@ -17,7 +17,7 @@ class Objective(nn.Module):
 
     def forward(self, latents: Latents) -> Tensor | None:
         """Value of the term for one mask."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward: every objective defines its own")
 
     def __call__(self, latents: Latents) -> Tensor | None:
         """Value of the term for one mask; None is absent from a mean, not zero."""
