@@ -33,6 +33,7 @@ class Batch:
         video_rows: Row of each video in the global batch, int64 ``[Bv]``. Draw random parameters for the global batch
             and select these rows: then they do not depend on the number of ranks.
         image_rows: The same for the images, int64 ``[Bi]``.
+        stills: Which rows of the global batch are still images, bool ``[B]``: the same on every rank.
         step: Number of the batch in the stream, from 0.
     """
 
@@ -42,6 +43,7 @@ class Batch:
     image_source: NDArray[np.int64]
     video_rows: NDArray[np.int64]
     image_rows: NDArray[np.int64]
+    stills: NDArray[np.bool_]
     step: int
 
 
@@ -64,13 +66,23 @@ class ClipStream(Iterator[Batch]):
         seed: Of the temporal sampling, 0 or more.
         rank: Which part of each batch to give.
         world: Number of parts.
+        pin: Give page-locked tensors, whose copy to a GPU does not wait for the work queued there.
 
     Raises:
         LoaderError: If a number is out of its range or ``batch`` is no multiple of ``world``.
     """
 
     def __init__(
-        self, mixture: Mixture, *, frames: int, stride: int, batch: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        mixture: Mixture,
+        *,
+        frames: int,
+        stride: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        pin: bool = False,
     ) -> None:
         for name, value, least in (
             ("frames", frames, 1),
@@ -92,6 +104,7 @@ class ClipStream(Iterator[Batch]):
         self.seed = seed
         self.rank = rank
         self.world = world
+        self.pin = pin
         shapes = {tuple(shape) for source in mixture.sources for shape in np.unique(source.cache.shapes[:, 1:], axis=0)}
         self._square = None if len(shapes) == 1 else min(source.cache.size for source in mixture.sources)
         self._step = 0
@@ -109,11 +122,15 @@ class ClipStream(Iterator[Batch]):
             "mixture": self.mixture.state_dict(),
         }
 
-    def _frames_of(self, draw: Draw, row: int, step: int) -> tuple[Tensor, bool]:
-        """Frames ``[T, H, W, 3]`` of one row of the global batch, and whether it is a still."""
-        cache = self.mixture.sources[int(draw.source[row])].cache
-        index = int(draw.clip[row])
-        clip, still = cache.clip(index), cache.kinds[index] == "image"
+    def _stills(self, draw: Draw) -> NDArray[np.bool_]:
+        """Which rows of the global batch are still images, ``[B]``."""
+        sources = self.mixture.sources
+        drawn = zip(draw.source, draw.clip, strict=True)
+        return np.array([sources[int(source)].cache.kinds[int(clip)] == "image" for source, clip in drawn])
+
+    def _frames_of(self, draw: Draw, row: int, step: int, still: bool) -> Tensor:
+        """Frames ``[T, H, W, 3]`` of one row of the global batch."""
+        clip = self.mixture.sources[int(draw.source[row])].cache.clip(int(draw.clip[row]))
         if still:
             chosen = np.zeros(1, dtype=np.int64)
         else:
@@ -122,30 +139,39 @@ class ClipStream(Iterator[Batch]):
         frames = torch.from_numpy(clip[chosen])  # indexing copies out of the read-only map
         if self._square is not None:
             frames = center_square(frames[None], self._square)[0]
-        return frames, still
+        return frames
 
     def _make(self) -> tuple[Batch, dict[str, Any]]:
         step = self._step
         draw = self.mixture.next(self.batch)
+        stills = self._stills(draw)
         videos: list[Tensor] = []
         images: list[Tensor] = []
         rows: tuple[list[int], list[int]] = ([], [])
         for row in range(self.rank, self.batch, self.world):
-            frames, still = self._frames_of(draw, row, step)
+            still = bool(stills[row])
+            frames = self._frames_of(draw, row, step, still)
             (images if still else videos).append(frames)
             rows[still].append(row)
         self._step += 1
         video_rows, image_rows = (np.array(part, dtype=np.int64) for part in rows)
         batch = Batch(
-            video=torch.stack(videos) if videos else None,
-            image=torch.stack(images) if images else None,
+            video=self._stacked(videos),
+            image=self._stacked(images),
             video_source=draw.source[video_rows],
             image_source=draw.source[image_rows],
             video_rows=video_rows,
             image_rows=image_rows,
+            stills=stills,
             step=step,
         )
         return batch, self._snapshot()
+
+    def _stacked(self, frames: list[Tensor]) -> Tensor | None:
+        if not frames:
+            return None
+        stacked = torch.stack(frames)
+        return stacked.pin_memory() if self.pin else stacked
 
     def __iter__(self) -> ClipStream:
         return self

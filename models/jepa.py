@@ -231,7 +231,7 @@ class VideoJEPA(nn.Module):
         parts: dict[str, list[Tensor]] = {}
         student: list[Tensor] = []
         for policy, drawn in enumerate(group.masks):
-            mask = drawn.to(patches.device)
+            mask = drawn.to(patches.device, non_blocking=True)
             z = self.encoder(patches, kind, mask.visible)
             predicted, context = self.predictor(z, mask.visible, mask.masked, policy)
             student.append(z)

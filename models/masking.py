@@ -92,6 +92,10 @@ class Mask:
             self.visible.to(device, non_blocking=non_blocking), self.masked.to(device, non_blocking=non_blocking)
         )
 
+    def pin(self) -> Mask:
+        """The same mask in page-locked memory, from where a copy to a GPU does not wait for the work queued there."""
+        return Mask(self.visible.pin_memory(), self.masked.pin_memory())
+
 
 @dataclass(frozen=True)
 class MotionGuided:

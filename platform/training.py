@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
@@ -20,14 +22,16 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.mixture import Mixture, Source
 from equipoise.data.transforms import Augment, AugmentParams
 from equipoise.models.diagnostics import effective_rank, gradient_shares, target_spread
+from equipoise.models.encoder import Kind
 from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
-from equipoise.models.masking import MaskSampler, motion_map
+from equipoise.models.masking import Mask, MaskSampler, motion_map
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.mix import Mix, resolve
 from equipoise.platform.seeds import generator, stream
 from equipoise.platform.settings import Optimisation, TrialSettings
 
+Rows = NDArray[np.int64]
 RANK_ITEMS = 2048  # tokens that enter the effective rank: enough for a stable entropy, a few milliseconds of SVD
 
 
@@ -62,6 +66,9 @@ class Reporter(Protocol):
 
     def wrap(self, model: VideoJEPA) -> nn.Module:
         """The model as it is called in a step: itself, or wrapped for several workers."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of a tensor over all workers, on each of them; the tensor is on ``device``."""
 
     @property
     def device(self) -> torch.device:
@@ -102,6 +109,10 @@ class LocalReporter:
     def wrap(self, model: VideoJEPA) -> nn.Module:
         """The model itself."""
         return model
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
 
 
 def default_device() -> torch.device:
@@ -175,7 +186,7 @@ class Trainer:
                 motion_guided=self.mix.motion_guided if kind == "video" else None,
                 future_predictive=self.mix.future_predictive if kind == "video" else None,
             )
-            for kind in ("video", "image")
+            for kind in get_args(Kind)
         }
         # Names decide weight decay (none on biases and 1-D parameters); frozen parameters are left out.
         self.optimiser = create_optimizer_v2(
@@ -187,6 +198,7 @@ class Trainer:
         self._restore()
         self.wrapped = reporter.wrap(self.model)
         self.autocast = self._precision()
+        self.side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def _precision(self) -> bool:
         wanted = self.o.precision
@@ -237,13 +249,13 @@ class Trainer:
                 batch = next(stream_)
                 waited += time.perf_counter() - before
                 logs = (self.step + 1) % preset.log_every == 0 or self.step + 1 == self.o.steps
-                metrics = self._train_step(batch, health=logs)
+                metrics = self.train_step(batch, health=logs)
                 self.step += 1
                 saves = self.step % preset.checkpoint_every == 0 or self.step == self.o.steps
                 if not (logs or saves):
                     continue
                 seconds = time.perf_counter() - began
-                found = {k: float(v) for k, v in metrics.items()}
+                found = self._over_workers(metrics)
                 self._check(found["loss"])
                 found |= {
                     "step": self.step,
@@ -266,10 +278,22 @@ class Trainer:
             seed=stream(self.settings.seed, "clips"),
             rank=self.reporter.rank,
             world=self.reporter.world,
+            pin=self.device.type == "cuda",
         )
         if self.sampler_state is not None:
             opened.load_state_dict(self.sampler_state)
         return opened
+
+    def _over_workers(self, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Mean of every metric over the workers that have it: a part has no value where none of its tokens qualify."""
+        if self.reporter.world == 1:
+            return {k: float(v) for k, v in metrics.items()}
+        parts = ("jepa", "context", *self.model.objectives)
+        names = ["loss", "lr", "gradient_norm", "effective_rank", "target_std", *parts]
+        names += [f"gradient_share.{part}" for part in parts]
+        there = torch.tensor([[float(metrics.get(k, 0.0)), float(k in metrics)] for k in names], dtype=torch.float64)
+        total, count = self.reporter.sum(there.to(self.device)).T.tolist()
+        return {k: t / n for k, t, n in zip(names, total, count, strict=True) if n}
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -293,11 +317,12 @@ class Trainer:
 
         return save
 
-    def _train_step(self, batch: Batch, health: bool) -> dict[str, Tensor | float]:
+    def train_step(self, batch: Batch, health: bool = False) -> dict[str, Tensor | float]:
+        """One optimiser step on a batch; ``health`` adds effective rank, target spread and gradient shares."""
         settings = self.settings
         # Dropout, drop-path and random directions of this step; masks and crops have streams of their own.
         torch.manual_seed(stream(settings.seed, "step", self.step, self.reporter.rank))
-        groups = self.batch_groups(batch)
+        groups = self._prepared(batch)
         weights = self.mix.weights_at(self.step, self.o.steps)
         context = self.mix.context.at(self.step, self.o.steps)
         lr = learning_rate(self.o, self.step)
@@ -318,6 +343,18 @@ class Trainer:
         self.model.update_target()
         return metrics
 
+    def _prepared(self, batch: Batch) -> list[ClipGroup]:
+        """Groups of a batch; on a GPU in a stream of their own, so that the host never waits for the step before."""
+        if self.side is None:
+            return self.batch_groups(batch)
+        with torch.cuda.stream(self.side):
+            groups = self.batch_groups(batch)
+        step = torch.cuda.current_stream(self.device)
+        step.wait_stream(self.side)
+        for group in groups:
+            group.clip.record_stream(step)
+        return groups
+
     def _health(self, out: StepOutput) -> dict[str, Tensor | float]:
         width = self.mix.model.encoder.width
         deepest = out.target[..., -width:].flatten(0, 1)
@@ -330,32 +367,55 @@ class Trainer:
         }
 
     def batch_groups(self, batch: Batch) -> list[ClipGroup]:
-        """Crops and masks of a batch at this step; still images join the videos where the settings repeat them."""
-        # Drawn for the global batch, so that crops do not depend on the number of workers.
+        """Crops and masks of a batch at this step; still images join the videos where the settings repeat them.
+
+        Both are drawn for the global batch, of which this worker has some rows: they do not depend on the number of
+        workers.
+        """
         crops = self.augment.draw(self.o.batch, generator(self.settings.seed, "crops", self.step))
         video = self._crop(batch.video, crops.select(batch.video_rows))
         image = self._crop(batch.image, crops.select(batch.image_rows))
-        frames = self.mix.model.frames
-        if image is not None and self.mix.images == "repeat":
-            repeated = image.expand(-1, -1, frames, -1, -1)
-            still = torch.zeros(len(repeated) + (0 if video is None else len(video)), dtype=torch.bool)
-            still[-len(repeated) :] = True
-            video = repeated if video is None else torch.cat([video, repeated])
-            return [self._group("video", video, still if self.mix.leave_out_still else None)]
-        named = (("video", video), ("image", image))
-        return [self._group(kind, clip, None) for kind, clip in named if clip is not None]
+        videos, stills = np.flatnonzero(~batch.stills), np.flatnonzero(batch.stills)
+        if self.mix.images == "repeat":
+            clips = [c for c in (video, image) if c is not None]
+            video = torch.cat([c.expand(-1, -1, self.mix.model.frames, -1, -1) for c in clips])
+            rows, videos = np.concatenate([batch.video_rows, batch.image_rows]), np.concatenate([videos, stills])
+            still = torch.from_numpy(batch.stills[rows]) if self.mix.leave_out_still and len(stills) else None
+            groups = [self._group("video", video, rows, videos, still)]
+        else:
+            groups = [
+                self._group("video", video, batch.video_rows, videos),
+                self._group("image", image, batch.image_rows, stills),
+            ]
+        return [group for group in groups if group is not None]
 
     def _crop(self, frames: Tensor | None, crops: AugmentParams) -> Tensor | None:
         return None if frames is None else self.augment(frames.to(self.device, non_blocking=True), crops)
 
-    def _group(self, kind: str, clip: Tensor, still: Tensor | None) -> ClipGroup:
-        sampler = self.samplers[kind]
-        motion = None
-        if kind == "video" and self.mix.motion_guided is not None:
-            motion = motion_map(clip, self.mix.model.grid("video"), scale=self.mix.motion_scale).cpu()
-        draw = generator(self.settings.seed, f"masks.{kind}", self.step, self.reporter.rank)
-        masks = sampler.sample(len(clip), draw, motion=motion, shares=self.mix.shares if kind == "video" else None)
-        return ClipGroup(clip, masks, still)
+    def _group(
+        self, kind: Kind, clip: Tensor | None, rows: Rows, all_rows: Rows, still: Tensor | None = None
+    ) -> ClipGroup | None:
+        """This worker's clips of a kind with their masks: those of ``rows`` among the masks of ``all_rows``."""
+        if not len(all_rows):
+            return None
+        place = {int(row): at for at, row in enumerate(all_rows)}
+        mine = torch.tensor([place[int(row)] for row in rows], dtype=torch.int64)
+        shares = self.mix.shares if kind == "video" else None
+        motion = self._motion(clip, mine, len(all_rows)) if kind == "video" and self.mix.motion_guided else None
+        draw = generator(self.settings.seed, f"masks.{kind}", self.step)
+        if clip is None:
+            return None
+        drawn = self.samplers[kind].sample(len(all_rows), draw, motion=motion, shares=shares)
+        masks = [Mask(m.visible[mine], m.masked[mine]) for m in drawn]
+        return ClipGroup(clip, [m.pin() for m in masks] if self.device.type == "cuda" else masks, still)
+
+    def _motion(self, clip: Tensor | None, mine: Tensor, count: int) -> Tensor:
+        """Motion of all clips of the global batch ``[count, T, H, W]`` on the CPU; every worker has to call it."""
+        grid = self.mix.model.grid("video")
+        motion = torch.zeros(count, *grid.shape, device=self.device)
+        if clip is not None:
+            motion[mine.to(self.device)] = motion_map(clip, grid, scale=self.mix.motion_scale)
+        return self.reporter.sum(motion).cpu()
 
 
 @contextlib.contextmanager

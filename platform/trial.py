@@ -145,6 +145,12 @@ class TrainReporter:
             save(Path(temporary))
             report(content, checkpoint=Checkpoint.from_directory(temporary))
 
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over the workers, in place."""
+        if self.world > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
     def wrap(self, model: VideoJEPA) -> nn.Module:
         """Distributed data parallel over the workers; a step may leave an embedding or a head without gradient."""
         if self.world == 1:

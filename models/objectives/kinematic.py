@@ -42,7 +42,7 @@ class Kinematic(Objective):
 def _target_change(latents: Latents, order: int) -> Tensor:
     h = full(latents.target)
     if latents.still is not None:
-        h = h[latents.moving.nonzero().squeeze(1).to(h.device, non_blocking=True)]
+        h = h[latents.sent(latents.moving.nonzero().squeeze(1))]
     return h.diff(n=order, dim=1)
 
 

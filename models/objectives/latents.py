@@ -81,7 +81,12 @@ class Latents:
 
     def _index(self, mask: Tensor) -> Tensor:
         """Flat indices of the true entries of a CPU mask ``[B, T, H, W]``, on the device of the features."""
-        return mask.flatten().nonzero().squeeze(1).to(self.visible.device, non_blocking=True)
+        return self.sent(mask.flatten().nonzero().squeeze(1))
+
+    def sent(self, host: Tensor) -> Tensor:
+        """A CPU tensor on the device of the features, copied without waiting for the work queued there."""
+        device = self.visible.device
+        return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
 
     def steps_index(self, order: int) -> Tensor:
         """Flat indices of tokens visible together with the next ``order`` tokens at their place, moving clips only."""
@@ -110,8 +115,7 @@ class Latents:
     @cached_property
     def _place(self) -> Tensor:
         """Int64 ``[B * T * H * W]``: row of ``tokens`` that a visible place of the grid has."""
-        place = self.on_host.flatten().cumsum(0) - 1
-        return place.to(self.visible.device, non_blocking=True)
+        return self.sent(self.on_host.flatten().cumsum(0) - 1)
 
     def student_rows(self, index: Tensor, later: int = 0) -> Tensor:
         """``[n, D]``: student features ``later`` time slots after the visible tokens at flat ``index`` ``[n]``.

@@ -200,7 +200,7 @@ def test_8_the_third_of_six_steps_has_none(tiny_settings: Any, miniature_paths: 
         trainer = trainer_of(tiny_settings("baseline", reading), miniature_paths, tmp_path / reading)
         with trainer.open_stream() as batches:
             for trainer.step in range(3):
-                metrics = trainer._train_step(next(batches), health=False)
+                metrics = trainer.train_step(next(batches))
         assert ("context" in metrics) is later
 
 
