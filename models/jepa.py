@@ -108,11 +108,19 @@ class ClipGroup:
         masks: one per mask policy, all rows cut to the same length; on the CPU, where they are drawn, so that the step
             knows which tokens qualify without waiting for the device.
         still: bool ``[B]`` on the CPU, clips to leave out of every temporal term; None leaves none out.
+        counts: False for a stand-in: it goes through the model and counts nothing in the loss. Sharded workers have to
+            make the same passes, also where one has no clip of a kind.
     """
 
     clip: Tensor
     masks: Sequence[Mask]
     still: Tensor | None = None
+    counts: bool = True
+
+    @property
+    def weight(self) -> int:
+        """Clips that count."""
+        return len(self.clip) if self.counts else 0
 
 
 @dataclass
@@ -214,8 +222,8 @@ class VideoJEPA(nn.Module):
             student += z
             targets.append(h)
             for name, value in parts.items():
-                collected.setdefault(name, []).append((group.clip.shape[0], value))
-        values = {k: _weighted_mean(vs) for k, vs in collected.items()}
+                collected.setdefault(name, []).append((group.weight, value))
+        values = {k: _weighted_mean(vs) for k, vs in collected.items() if any(n for n, _ in vs)}
         scale = {"jepa": 1.0, "context": context_weight, **weights}
         weighted = {k: scale[k] * v for k, v in values.items()}
         loss = torch.stack(list(weighted.values())).sum()

@@ -1,13 +1,14 @@
-"""Checkpoints: one folder each, complete or absent, read strictly."""
+"""Checkpoints: one folder each, on a disk or in an object store, complete or absent, read strictly."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 import equipoise
-from equipoise.platform.errors import CheckpointError
+from equipoise.platform.errors import CheckpointError, StorageError
 from equipoise.platform.settings import TrialSettings, parse
+from equipoise.platform.storage import Place, Where
 
 STATE = "state.pt"
 RECORD = "record.json"
 FORMAT = 1
-PATTERN = "step_" + 8 * "[0-9]"
+PATTERN = re.compile(r"step_\d{8}")
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,14 @@ class Checkpoint:
     """What a checkpoint folder holds.
 
     Attributes:
-        path: the folder.
+        path: where the folder is.
         settings: the trial's settings.
         step: optimiser steps done.
         record: the folder's record as stored: seed, git commit, versions, manifest hashes.
         state: ``model``, ``optimiser`` and ``sampler`` states.
     """
 
-    path: Path
+    path: Place
     settings: TrialSettings
     step: int
     record: dict[str, Any]
@@ -64,13 +66,13 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def save(
-    folder: Path,
+    folder: Where,
     settings: TrialSettings,
     step: int,
     state: dict[str, Any],
     manifests: dict[str, str],
     metrics: Mapping[str, float],
-) -> Path:
+) -> Place:
     """Write a checkpoint so that it is either whole or not there.
 
     Args:
@@ -85,33 +87,25 @@ def save(
         The new folder.
 
     Raises:
-        CheckpointError: if the folder cannot be written (permissions, full disk).
+        CheckpointError: if the folder cannot be written (permissions, full disk, unreachable store).
     """
-    target = folder / f"step_{step:08d}"
+    target = Place.at(folder) / f"step_{step:08d}"
+    record = {
+        "format": FORMAT,
+        "step": step,
+        "seed": settings.seed,
+        "settings": settings.model_dump(mode="json"),
+        "git_commit": git_commit(),
+        "versions": {name: version(name) for name in ("equipoise", "torch", "timm")},
+        "manifests": manifests,
+        "metrics": dict(metrics),
+    }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-            content = Path(temporary) / "checkpoint"
-            content.mkdir()
+        with target.put(last=RECORD) as content:
             _save_state(state, content / STATE)
-            record = {
-                "format": FORMAT,
-                "step": step,
-                "seed": settings.seed,
-                "settings": settings.model_dump(mode="json"),
-                "git_commit": git_commit(),
-                "versions": {name: version(name) for name in ("equipoise", "torch", "timm")},
-                "manifests": manifests,
-                "metrics": dict(metrics),
-            }
             (content / RECORD).write_text(json.dumps(record, indent=1))
-            for name in (STATE, RECORD):
-                _sync(content / name)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(content, target)
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {target} cannot be written: {error.strerror or error}") from error
+    except StorageError as error:
+        raise CheckpointError(f"checkpoint {error}") from error
     return target
 
 
@@ -119,52 +113,69 @@ def _save_state(state: dict[str, Any], path: Path) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:
-        # A write that fails (full disk, quota) comes out of torch as an error about its archive.
-        raise OSError(f"writing failed, the disk may be full ({str(error).splitlines()[0]})") from error
+        # A write that fails (full disk, quota) comes out of torch as an error about its archive, without a number.
+        full = shutil.disk_usage(path.parent).free < 2**20
+        words = os.strerror(errno.ENOSPC) if full else f"writing failed ({str(error).splitlines()[0]})"
+        raise OSError(errno.ENOSPC if full else errno.EIO, words) from error
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as f:
-        os.fsync(f.fileno())
+def latest(folder: Where) -> Place | None:
+    """The whole checkpoint with the most steps in a folder, or None.
+
+    Raises:
+        StorageError: if the folder cannot be read.
+    """
+    place = Place.at(folder)
+    # The record is written last and removed first: without it a folder is being written, or being removed.
+    whole = (place / name for name in _steps(place)[::-1] if (place / name / RECORD).exists())
+    return next(whole, None)
 
 
-def latest(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in a folder, or None."""
-    return max(folder.glob(PATTERN), default=None, key=lambda p: p.name)
-
-
-def keep_latest(folder: Path, count: int) -> None:
+def keep_latest(folder: Where, count: int) -> None:
     """Remove all checkpoints of a folder but the newest ``count``."""
-    for path in sorted(folder.glob(PATTERN))[:-count]:
-        shutil.rmtree(path)
+    place = Place.at(folder)
+    for name in _steps(place)[:-count]:
+        (place / name).remove(first=RECORD)
 
 
-def load(path: Path) -> Checkpoint:
+def _steps(folder: Place) -> list[str]:
+    return [name for name in folder.names() if PATTERN.fullmatch(name)]
+
+
+def find(where: Where) -> Place:
+    """The checkpoint that a path means: itself, the newest of a folder of checkpoints, or of a trial's folder."""
+    place = Place.at(where)
+    if (place / RECORD).exists():
+        return place
+    return latest(place / "checkpoints") or latest(place) or place
+
+
+def load(where: Where) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
-        path: the folder, or a folder of checkpoints (the newest is taken), or a trial's folder.
+        where: the folder, or a folder of checkpoints (the newest is taken), or a trial's folder; a path or a URI.
 
     Raises:
         CheckpointError: if it is missing, damaged, or written by a newer format.
+        StorageError: if its store cannot be read.
     """
-    folder = path
-    for candidate in (path, path / "checkpoints"):
-        if not (candidate / RECORD).is_file() and (newest := latest(candidate)) is not None:
-            folder = newest
+    folder = find(where)
     try:
-        record = json.loads((folder / RECORD).read_text())
+        # The record first: it says that the rest is there.
+        record = json.loads((folder / RECORD).read())
         if record["format"] > FORMAT:
             raise CheckpointError(
                 f"{folder} has format {record['format']}; this version reads up to {FORMAT}: upgrade equipoise"
             )
         step, given = record["step"], record["settings"]
-        # Anything but torch's zip archive would go to its reader of old files, which fails in every way there is.
-        if (folder / STATE).exists() and not zipfile.is_zipfile(folder / STATE):
-            raise ValueError(f"{STATE} is cut short or no file of tensors")
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        with (folder / STATE).fetched() as file:
+            # Anything but torch's zip archive would go to its reader of old files, which fails in every way there is.
+            if not zipfile.is_zipfile(file):
+                raise ValueError(f"{STATE} is cut short or no file of tensors")
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is no checkpoint: expected a folder with {RECORD} and {STATE}") from None
+        raise CheckpointError(f"{where} is no checkpoint: expected a folder with {RECORD} and {STATE}") from None
     except pickle.UnpicklingError:
         raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} holds more than tensors") from None
     except KeyError as error:
@@ -175,7 +186,7 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(folder, settings, step, record, state)
 
 
-def load_strictly(module: nn.Module, state: dict[str, Any], origin: Path) -> None:
+def load_strictly(module: nn.Module, state: dict[str, Any], origin: Where) -> None:
     """Load a state dict; anything missing, left over or of another shape is an error.
 
     Raises:

@@ -11,8 +11,17 @@ from typing import Any, TypeVar
 import click
 
 from equipoise.platform.cli_audit import audit
+from equipoise.platform.cli_claims import claims
 from equipoise.platform.cli_data import build_miniature, data
-from equipoise.platform.cli_options import emit, home_options, json_option, progress_bar, study_home
+from equipoise.platform.cli_options import (
+    emit,
+    home_options,
+    json_option,
+    optuna_storage_option,
+    progress_bar,
+    storage_option,
+    study_home,
+)
 from equipoise.platform.cli_results import front, list_, probe, ui
 from equipoise.platform.errors import EquipoiseError
 
@@ -32,10 +41,15 @@ def _study_options(command: F) -> F:
         click.option("--concurrent", type=click.IntRange(1), help="Trials at once; default: as many as fit."),
         click.option("--address", help="Address of a Ray cluster, or auto; default: start one here."),
         click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose anywhere."),
+        click.option("--workers", type=click.IntRange(1), help="Ray Train workers of a trial."),
+        click.option("--cpus-per-worker", type=click.FloatRange(0, min_open=True)),
+        click.option("--gpus-per-worker", type=click.FloatRange(0, 1), help="Below 1, trials share a GPU."),
+        click.option("--placement", type=click.Choice(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])),
+        click.option("--parallel", type=click.Choice(["ddp", "fsdp"]), help="How several workers share the model."),
     ]
     for option in reversed(options):
         command = option(command)
-    return command
+    return storage_option(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -44,7 +58,7 @@ def cli() -> None:
     """Find Pareto-balanced training objectives for self-supervised video models."""
 
 
-for _command in (audit, data, probe, front, list_, ui):
+for _command in (audit, claims, data, probe, front, list_, ui):
     cli.add_command(_command)
 
 
@@ -53,6 +67,7 @@ for _command in (audit, data, probe, front, list_, ui):
 @click.option("--trials", type=click.IntRange(1), help="Trials of the search, controls not counted.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the search.")
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2", "random"]))
+@optuna_storage_option
 @_study_options
 @home_options
 @json_option
@@ -87,32 +102,15 @@ def ablate(definition: str, as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("variant")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Ray Train workers.")
-@click.option("--cpus-per-worker", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True)
-@click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True)
 @_study_options
 @home_options
 @json_option
-def pretrain(
-    variant: str,
-    seed: int,
-    workers: int,
-    cpus_per_worker: float,
-    gpus_per_worker: float,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def pretrain(variant: str, seed: int, as_json: bool, **options: Any) -> None:
     """Pretrain one VARIANT with Ray Train and keep its checkpoint."""
     from equipoise.platform import study
     from equipoise.platform.definitions import AblationDefinition
     from equipoise.platform.settings import parse
 
-    resources = {
-        "workers": workers,
-        "cpus_per_worker": cpus_per_worker,
-        "gpus_per_worker": gpus_per_worker,
-        "launcher": "train",
-    }
     content = {
         "name": options["name"] or f"pretrain-{variant}-s{seed}",
         "regime": options["regime"] or "miniature",
@@ -123,11 +121,11 @@ def pretrain(
         "seeds": [seed],
         "control_seeds": [],
         "refuse_controls": True,
-        "resources": resources,
+        "resources": {"launcher": "train", **_resources(options)},
         "concurrent": options["concurrent"],
     }
     definition = parse(AblationDefinition, content, f"pretrain {variant}")
-    again = f"pretrain {variant} --seed {seed} --workers {workers}"
+    again = f"pretrain {variant} --seed {seed}"
     outcome = _run(study.pretrain, definition, options, again)
     row = outcome.rows[0]
     if row.status == "failed":
@@ -146,19 +144,34 @@ def _changes(options: dict[str, Any], *more: str) -> dict[str, Any]:
     changes = {k: options.pop(k) for k in more}
     changes |= {k: options[k] for k in ("name", "preset", "regime", "reading", "concurrent")}
     changes["set"] = options["overrides"]
+    changes["resources"] = _resources(options) or None
     return changes
+
+
+def _resources(options: dict[str, Any]) -> dict[str, Any]:
+    """Resources of a trial that were given on the command line."""
+    keys = ("workers", "cpus_per_worker", "gpus_per_worker", "placement", "parallel")
+    return {k: options[k] for k in keys if options[k] is not None}
+
+
+def _home(options: dict[str, Any]) -> Any:
+    return study_home(options["home"], options["tracking_uri"], options.get("storage"), options.get("optuna_storage"))
 
 
 def _run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> Any:
     """Run a study; an interrupted one ends the command with the words that resume it."""
-    place = study_home(options["home"], options["tracking_uri"])
+    place = _home(options)
     with progress_bar("Preparing") as progress:
         outcome = runner(definition, place, resume=options["resume"], address=options["address"], progress=progress)
     if not outcome.complete:
         done = outcome.count("finished")
+        where = f"--home {shlex.quote(str(place.root))}"
+        where += f" --storage {shlex.quote(str(place.place))}" if place.storage else ""
+        # Its URL may hold a password, so it is not repeated.
+        where += " and the same --optuna-storage" if place.optuna_storage else ""
         click.echo(
             f"Stopped: {done} of {outcome.planned} trials are finished and kept. "
-            f"Go on with: equipoise {again} --name {definition.name} --resume --home {shlex.quote(str(place.root))}",
+            f"Go on with: equipoise {again} --name {definition.name} --resume {where}",
             err=True,
         )
         raise SystemExit(130)
@@ -178,9 +191,7 @@ def _run_and_conclude(runner: Any, definition: Any, options: dict[str, Any], as_
     if len(failed) == len(outcome.rows):
         raise EquipoiseError(f"every trial of study {outcome.name!r} failed; the first: {failed[0].error}")
     try:
-        found = conclude_study(
-            outcome.name, study_home(options["home"], options["tracking_uri"]), None, options["tolerance"]
-        )
+        found = conclude_study(outcome.name, _home(options), None, options["tolerance"])
     except SelectionError as error:
         # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
         click.echo(f"No selection yet: {error}", err=True)

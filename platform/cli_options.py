@@ -29,6 +29,28 @@ def home_options(command: F) -> F:
     return home(uri(command))
 
 
+def storage_option(command: F) -> F:
+    """``--storage``."""
+    return click.option(
+        "--storage",
+        envvar="EQUIPOISE_STORAGE",
+        metavar="PLACE",
+        help="Where trials write: a folder all nodes share, s3://bucket/folder or gs://bucket/folder "
+        "(or EQUIPOISE_STORAGE); default: the home folder.",
+    )(command)
+
+
+def optuna_storage_option(command: F) -> F:
+    """``--optuna-storage``."""
+    return click.option(
+        "--optuna-storage",
+        envvar="EQUIPOISE_OPTUNA_STORAGE",
+        metavar="URL",
+        help="Where Optuna keeps the search: postgresql://user@host/database (password from PGPASSWORD or .pgpass) or "
+        "the path of a journal file (or EQUIPOISE_OPTUNA_STORAGE); default: a journal in the home folder.",
+    )(command)
+
+
 def json_option(command: F) -> F:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
@@ -39,11 +61,13 @@ def emit(content: Any) -> None:
     click.echo(json.dumps(content, indent=1))
 
 
-def study_home(home: Path, tracking_uri: str | None) -> Any:
+def study_home(
+    home: Path, tracking_uri: str | None, storage: str | None = None, optuna_storage: str | None = None
+) -> Any:
     """The home folder of a command's options."""
     from equipoise.platform.study import Home
 
-    return Home(home.resolve(), tracking_uri)
+    return Home(home.resolve(), tracking_uri, storage, optuna_storage)
 
 
 @contextlib.contextmanager

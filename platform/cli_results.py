@@ -15,18 +15,19 @@ from equipoise.platform.errors import EquipoiseError
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.option("--benchmark", "benchmarks", multiple=True, help="Score only this; may be given more than once.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the per-item outcomes; default: beside it.")
+@click.option("--out", help="Folder or URI for the per-item outcomes; default: beside it.")
 @home_options
 @json_option
 def probe(
-    checkpoint: Path, benchmarks: tuple[str, ...], out: Path | None, home: Path, tracking_uri: str | None, as_json: bool
+    checkpoint: str, benchmarks: tuple[str, ...], out: str | None, home: Path, tracking_uri: str | None, as_json: bool
 ) -> None:
-    """Score the frozen encoder of a CHECKPOINT (a folder) on its regime's benchmarks."""
+    """Score the frozen encoder of a CHECKPOINT (a folder or an s3: or gs: URI) on its regime's benchmarks."""
     from equipoise.platform import checkpoint as checkpoints
     from equipoise.platform.evaluation import frozen_encoder, score
     from equipoise.platform.settings import TrialSettings, parse
+    from equipoise.platform.storage import Place
     from equipoise.platform.study import prepare_caches
     from equipoise.platform.training import compute_threads, default_device
 
@@ -39,7 +40,7 @@ def probe(
         prepare_caches(settings, place, probe=True, progress=progress)
     with progress_bar("Scoring") as progress, compute_threads(1):
         results = score(encoder, settings, place.paths, default_device(), progress)
-    folder = out or found.path.parent / f"correctness-{found.path.name}"
+    folder = Place.at(out) if out else found.path.parent / f"correctness-{found.path.name}"
     for result in results:
         result.write(folder)
     content = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -14,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform.errors import StorageError
 from equipoise.platform.plots import plot_curves, plot_front
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Selection, select
 from equipoise.platform.study import Home
+from equipoise.platform.tracking import Tracker
 
 MODEL_FOLDER = "checkpoint"
 
@@ -30,16 +33,19 @@ class Conclusion:
         selection: front, balanced variant and notes.
         plot: the picture.
         weights: weights of every variant by objective, where a study tells them.
+        notes: what could not be done.
     """
 
     selection: Selection
     plot: Path
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
         weights = {k: dict(v) for k, v in self.weights.items()}
-        return {**self.selection.to_dict(), "weights": weights, "plot": str(self.plot)}
+        record = self.selection.to_dict()
+        return {**record, "notes": [*record["notes"], *self.notes], "weights": weights, "plot": str(self.plot)}
 
 
 def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float | None) -> Conclusion:
@@ -51,7 +57,7 @@ def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float |
 def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | None) -> Conclusion:
     """Select from a study's record, draw the front, and log both to the study's parent run.
 
-    The checkpoint of the balanced variant's first seed is logged to its run, where the study's folder is at hand.
+    The checkpoint of the balanced variant's first seed is logged to its run, where it can be read.
     """
     tracker = home.tracker()
     parent = tracker.study_run(study)
@@ -75,17 +81,26 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
             if curves:
                 picture = plot_curves(curves, scratch / f"{metric}.png", label, f"Study {name}")
                 tracker.artifacts(run_id, picture)
-    on_front = set(found.selection.front)
+    on_front, notes = set(found.selection.front), list[str]()
     for run in tracker.trial_runs(run_id):
         variant = run.data.tags.get("variant")
         if run.data.tags.get("status") != "finished":
             continue
         chosen = balanced is not None and variant == balanced.variant
         tracker.tag(run.info.run_id, front=str(variant in on_front).lower(), balanced=str(chosen).lower())
-        kept = Path(run.data.tags.get("checkpoint", ""))
-        if chosen and kept.name and kept.exists() and not tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
-            tracker.artifacts(run.info.run_id, checkpoints.load(kept).path, MODEL_FOLDER)
-    return replace(found, weights=tracker.weights(run_id))
+        kept = run.data.tags.get("checkpoint")
+        if chosen and kept and not tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
+            try:
+                _log_checkpoint(tracker, run.info.run_id, kept)
+            except StorageError as error:
+                notes.append(f"The checkpoint of {variant} is not in the record: {error}.")
+    return replace(found, weights=tracker.weights(run_id), notes=tuple(notes))
+
+
+def _log_checkpoint(tracker: Tracker, run_id: str, kept: str) -> None:
+    place = checkpoints.find(kept)
+    with contextlib.suppress(FileNotFoundError), place.fetched() as files:  # a home may have been moved
+        tracker.artifacts(run_id, files, MODEL_FOLDER)
 
 
 def show(found: Conclusion, console: Console) -> None:
@@ -119,6 +134,6 @@ def show(found: Conclusion, console: Console) -> None:
         console.print(f"Weights of {s.balanced.variant}: {mix or 'none'}.", highlight=False)
     against = "".join(f", {k} {v:.2f}" for k, v in s.hypervolume_reference.items())
     console.print(f"Hypervolume {s.hypervolume:.4g} (reference: {s.baseline}{against}).", highlight=False)
-    for note in s.notes:
+    for note in (*s.notes, *found.notes):
         console.print(f"- {note}", highlight=False)
     console.print(f"Plot: {found.plot}", highlight=False, soft_wrap=True)

@@ -83,7 +83,7 @@ class StudyBase(Settings):
     refuse_controls: bool = False
     resources: Resources = Resources()
     concurrent: int | None = Field(None, ge=1)
-    retries: int = Field(1, ge=0)
+    retries: int = Field(3, ge=0)
 
     @field_validator("control_seeds")
     @classmethod
@@ -250,4 +250,6 @@ def _load(model: type[S], folder: str, name_or_path: str, what: str, changes: di
     given = {k: v for k, v in changes.items() if v is not None and v != ()}
     if "set" in given:
         given["set"] = [*data.get("set", ()), *given["set"]]
+    if "resources" in given:
+        given["resources"] = {**data.get("resources", {}), **given["resources"]}
     return parse(model, {**data, **given}, f"{what} {name_or_path}")

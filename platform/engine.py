@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 
-from equipoise.platform.errors import StudyError
+from equipoise.platform.cluster import MEBIBYTE, capacity, waiting
+from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.settings import Resources, TrialSettings
+from equipoise.platform.storage import Place
 from equipoise.platform.tracking import Tracker
 from equipoise.platform.training import Paths
 from equipoise.platform.trial import PHASE, run_trial
@@ -28,7 +33,9 @@ from equipoise.platform.trial import PHASE, run_trial
 # Tune's own tables and loggers repeat what the display and MLflow show.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-MEBIBYTE = 1024**2
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what stops a trial is booked, and said in one sentence
+LOOK_EVERY_S = 2.0  # how often the cluster is asked what fits into it
+PATIENCE_S = 5.0  # a trial that has not started after this long gets an explanation
 
 
 @dataclass
@@ -37,7 +44,8 @@ class Director:
 
     Attributes:
         study: name of the study.
-        folder: the study's folder.
+        folder: the study's folder on the driver.
+        trials: where trials write, each in a folder of its own.
         ledger: its book.
         tracker: its MLflow record.
         parent: its parent run.
@@ -48,10 +56,14 @@ class Director:
         proposer: source of searched trials, None for a study that is a list.
         make: settings of a searched trial from its name, variant and seed.
         searched: how many trials the search asks for.
+        resources: what a trial occupies.
+        concurrent: trials at once; None: as many as fit.
+        halted: why no more trials are started, though there are some; None while all is well.
     """
 
     study: str
     folder: Path
+    trials: Place
     ledger: Ledger
     tracker: Tracker
     parent: str
@@ -62,8 +74,16 @@ class Director:
     proposer: OptunaProposer | None = None
     make: Any = None
     searched: int = 0
+    resources: Resources = field(default_factory=Resources)
+    concurrent: int | None = None
+    halted: str | None = None
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)
+    _slots: int = 0
+    _looked: float = -math.inf
+    _explained: float = -math.inf
+    _idle: dict[str, float] = field(default_factory=dict)
 
     def planned(self) -> int:
         """Trials of the whole study."""
@@ -77,9 +97,33 @@ class Director:
 
     # ---- what runs next
 
+    def full(self) -> bool:
+        """Whether as many trials are under way as the cluster holds, now or when it has grown."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_EVERY_S:
+            self._looked = now
+            # Nodes that are lost in the middle may come back: trials wait for them.
+            with contextlib.suppress(StudyError):
+                self._slots = 0
+                self._slots = capacity(self.resources, self.concurrent)
+        return len(self.ledger.rows("ready", "running")) >= self._slots
+
+    def explain(self) -> None:
+        """Say what trials wait for that do not start; called all the time."""
+        now = time.monotonic()
+        if now - self._explained < LOOK_EVERY_S:
+            return
+        self._explained = now
+        # A trial on Ray Train starts at once and then waits for its workers.
+        idle = [r.key for r in self.ledger.rows("ready")] + self.display.starting()
+        self._idle = {key: self._idle.get(key, now) for key in idle}
+        late = sum(now - since > PATIENCE_S for since in self._idle.values())
+        stuck = late or (not self.ledger.rows("ready", "running") and self._slots == 0 and self.remaining())
+        self.display.waiting(waiting(max(1, late), self.resources) if stuck else None)
+
     def suggest(self, ray_id: str) -> dict[str, Any] | None:
         """Config of the next trial, or None where the study has no more."""
-        row = self._next()
+        row = None if self.halted else self._next()
         if row is None:
             return None
         assert row.settings is not None
@@ -91,7 +135,7 @@ class Director:
         return {
             "number": row.number,
             "settings": row.settings,
-            "folder": str(self.folder / "trials" / row.key),
+            "folder": str(self.trials / row.key),
             "data": str(self.paths.data),
             "cache": str(self.paths.cache),
             "probe": bool(self.benchmarks),
@@ -140,6 +184,9 @@ class Director:
             self.display.update(row.key, "pretrain", step, float(result["total"]), note)
         elif phase == "failed":
             self.errors[number] = result["error"]
+            if result.get("halt"):
+                self.halted = result["error"]
+                self.stopped.add(number)
         elif phase == "done":
             self.results[number] = result["result"]
         else:
@@ -148,8 +195,16 @@ class Director:
     def ended(self, number: int, error: str | None) -> None:
         """A trial ended for good; Optuna and MLflow are told after the book."""
         row = self.ledger[number]
+        if row.status in ("finished", "failed"):
+            # Told again as an error, because telling Optuna or MLflow failed: what is in the book stays.
+            self.settle(row)
+            return
         outcome = self.results.pop(number, None)
         message = self.errors.pop(number, error)
+        if outcome is None and number in self.stopped:
+            # What stopped it would stop every other one: it goes on where it is when the cause is gone.
+            self._interrupted(row)
+            return
         if outcome is None:
             message = message or "the trial ended without a result"
             row = self.ledger.update(number, status="failed", error=message)
@@ -166,7 +221,7 @@ class Director:
             self.proposer.tell(row.optuna_number, accuracies if row.status == "finished" else None)
         if row.run_id is None:
             return
-        folder = self.folder / "trials" / row.key
+        folder = self.trials / row.key
         if row.status == "finished" and row.result is not None:
             if row.result["checkpoint"]:
                 self.tracker.tag(row.run_id, checkpoint=row.result["checkpoint"])
@@ -174,21 +229,28 @@ class Director:
                 self.tracker.metrics(row.run_id, accuracies, 0)
                 items = {f"items.{s['benchmark']}": str(s["items"]) for s in row.result["summaries"]}
                 self.tracker.tag(row.run_id, flags=",".join(row.result["flags"]), **items)
-                self.tracker.artifacts(row.run_id, folder / "correctness", "correctness")
-                self.tracker.artifacts(row.run_id, folder / "scores.json")
-        elif (folder / "error.txt").is_file():
-            self.tracker.artifacts(row.run_id, folder / "error.txt")
+                self._log(row.run_id, folder / "correctness", "correctness")
+                self._log(row.run_id, folder / "scores.json")
+        elif (folder / "error.txt").exists():
+            self._log(row.run_id, folder / "error.txt")
         self.tracker.end(row.run_id, row.status, row.error)
+
+    def _log(self, run_id: str, place: Place, name: str | None = None) -> None:
+        with place.fetched() as files:
+            self.tracker.artifacts(run_id, files, name)
 
     def interrupt(self) -> list[Row]:
         """Book every trial that still runs as interrupted; returns them."""
         rows = self.ledger.rows("ready", "running")
         for row in rows:
-            row = self.ledger.update(row.number, status="interrupted")
-            if row.run_id is not None:
-                self.tracker.end(row.run_id, "interrupted")
-            self.display.end(row.key, "interrupted", "goes on with --resume")
+            self._interrupted(row)
         return rows
+
+    def _interrupted(self, row: Row) -> None:
+        row = self.ledger.update(row.number, status="interrupted")
+        if row.run_id is not None:
+            self.tracker.end(row.run_id, "interrupted")
+        self.display.end(row.key, "interrupted", "goes on with --resume")
 
     def reconcile(self) -> None:
         """Before anything starts: make the book, Optuna and MLflow agree about what an earlier driver left behind."""
@@ -239,6 +301,8 @@ class _Searcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Config of the next trial."""
+        if self.pass_on.director.full():
+            return None  # Tune asks again
         config = self.pass_on.director.suggest(trial_id)
         return Searcher.FINISHED if config is None else config
 
@@ -258,6 +322,9 @@ class _Callback(Callback):
     def __init__(self, director: Director) -> None:
         self.pass_on = _PassOn(director)
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.pass_on.director.explain()
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.pass_on.director.started(trial.config["number"])
 
@@ -273,64 +340,13 @@ class _Callback(Callback):
         self.pass_on.director.ended(trial.config["number"], f"the trial's process died: {type(error).__name__}")
 
 
-@contextlib.contextmanager
-def ray_cluster(address: str | None, dashboard: bool) -> Iterator[None]:
-    """Connect to a cluster, or start one on this machine and stop it at the end.
-
-    Args:
-        address: ``auto`` or a cluster's address; None starts a local one.
-        dashboard: start the dashboard with its state API, without which placement groups of stopped trials leak.
-
-    Raises:
-        StudyError: if the cluster cannot be reached.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    local: dict[str, Any] = {}
-    if address is None:
-        local = {
-            "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "object_store_memory": 256 * MEBIBYTE,  # clips travel through the memory-mapped cache, not through Ray
-            "include_dashboard": dashboard,
-        }
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StudyError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def trial_slots(settings: TrialSettings) -> int:
-    """Trials of these resources that fit into the cluster at once.
-
-    Raises:
-        StudyError: if not even one fits.
-    """
-    r = settings.resources
-    have = ray.cluster_resources()
-    need = {"CPU": r.workers * r.cpus_per_worker, "GPU": r.workers * r.gpus_per_worker}
-    slots = min(int(have.get(k, 0) / v) for k, v in need.items() if v > 0)
-    if slots < 1:
-        wanted = ", ".join(f"{v:g} {k}" for k, v in need.items() if v)
-        raise StudyError(
-            f"a trial needs {wanted}; the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU: "
-            "lower resources.workers, cpus_per_worker or gpus_per_worker"
-        )
-    return slots
-
-
-def run(director: Director, example: TrialSettings, concurrent: int | None, retries: int) -> bool:
-    """Run all trials that remain; returns False if the person interrupted.
+def run(director: Director, retries: int) -> bool:
+    """Run all trials that remain; returns False if the person interrupted, or the director halted the study.
 
     Args:
         director: the study.
-        example: settings of any of its trials: all occupy the same resources.
-        concurrent: trials at once; None: as many as fit.
-        retries: how often a trial whose process died starts again from its last checkpoint.
+        retries: how often a trial whose process died starts again from its last checkpoint; a node that said it would
+            go does not count.
 
     Raises:
         EquipoiseError: if the study cannot start.
@@ -338,7 +354,10 @@ def run(director: Director, example: TrialSettings, concurrent: int | None, retr
     remaining = director.remaining()
     if remaining == 0:
         return True
-    r = example.resources
+    r = director.resources
+    slots = capacity(r, director.concurrent)
+    # Tune keeps one trial waiting for resources unless told otherwise, and a cluster would grow node by node.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     # Train's workers carry the resources: a driver that held CPUs too would starve them, so it asks for memory alone.
     per_trial = (
         {"cpu": 0, "memory": 64 * MEBIBYTE} if r.uses_train else {"cpu": r.cpus_per_worker, "gpu": r.gpus_per_worker}
@@ -348,7 +367,6 @@ def run(director: Director, example: TrialSettings, concurrent: int | None, retr
         tune_config=TuneConfig(
             search_alg=_Searcher(director),
             num_samples=remaining,
-            max_concurrent_trials=min(concurrent or remaining, trial_slots(example)),
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
         ),
         run_config=RunConfig(
@@ -362,6 +380,11 @@ def run(director: Director, example: TrialSettings, concurrent: int | None, retr
     try:
         with _termination_as_interrupt():
             tuner.fit()
+    except TuneError as error:
+        # Tune makes a trace in words of what the director raised: a store or a database that is gone.
+        if isinstance(error.__context__, EquipoiseError):
+            raise error.__context__ from None
+        raise
     finally:
         director.interrupt()
     return director.remaining() == 0

@@ -18,6 +18,14 @@ class StudyError(EquipoiseError):
     """A study that does not exist, exists already, or cannot go on."""
 
 
+class StorageError(EquipoiseError):
+    """A place for checkpoints and results that cannot be read or written, or a name of one that means nothing."""
+
+
+class UnreachableError(StorageError):
+    """A store that does not answer, or lets nobody in: whatever is tried there fails until that is mended."""
+
+
 class CheckpointError(EquipoiseError):
     """A checkpoint that is missing, damaged, or of other shapes."""
 

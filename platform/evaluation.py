@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from equipoise.platform.errors import CheckpointError
 from equipoise.platform.mix import resolve
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings import ProbeSetting, TrialSettings
+from equipoise.platform.storage import Place
 from equipoise.platform.training import Paths, build_model, open_cache
 
 Progress = Callable[[str, int, int], None]
@@ -52,7 +52,7 @@ class BenchmarkResult:
     labels: np.ndarray[Any, np.dtype[np.int64]]
     paths: tuple[str, ...]
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Place) -> Place:
         """Store the per-item outcome as ``BENCHMARK.parquet``: path, label, predicted, correct."""
         table = pa.table(
             {
@@ -62,10 +62,11 @@ class BenchmarkResult:
                 "correct": self.predicted == self.labels,
             }
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.benchmark}.parquet"
-        pq.write_table(table, path)
-        return path
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        place = folder / f"{self.benchmark}.parquet"
+        place.write(buffer.getvalue().to_pybytes())
+        return place
 
     def summary(self) -> dict[str, Any]:
         """JSON-able record without the per-item vectors."""

@@ -44,6 +44,7 @@ class StudyDisplay:
         self.title, self.planned = title, planned
         self.lines: dict[str, _Line] = {}
         self.finished_before = 0
+        self._waiting: str | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> StudyDisplay:
@@ -77,12 +78,23 @@ class StudyDisplay:
             phase = Text.from_markup(MARKS[line.status]) if line.status in MARKS else Text(line.phase)
             table.add_row(f"[bold]{key}[/] {line.name}", bar, phase, f"{seconds:.0f} s", left, line.note)
         done = self.finished_before + len(ended)
-        return Group(Text.from_markup(f"[bold]{self.title}[/]  {done} of {self.planned} trials done"), table)
+        head = Text.from_markup(f"[bold]{self.title}[/]  {done} of {self.planned} trials done")
+        return Group(head, table, Text(self._waiting, "yellow")) if self._waiting else Group(head, table)
 
     def start(self, key: str, name: str) -> None:
         """A trial starts, for the first time or again."""
         self.lines[key] = _Line(name)
         self._plain(key, force=True)
+
+    def starting(self) -> list[str]:
+        """Trials that have started and not reported yet."""
+        return [k for k, line in self.lines.items() if line.phase == "starting" and line.ended is None]
+
+    def waiting(self, text: str | None) -> None:
+        """What trials wait for that cannot start, or None; a plain log repeats it only when it changes."""
+        if text is not None and text != self._waiting and self._live is None:
+            self.console.print(text, highlight=False)
+        self._waiting = text
 
     def update(self, key: str, phase: str, done: float, total: float, note: str = "") -> None:
         """A trial moved."""

@@ -216,15 +216,32 @@ class Resources(Settings):
 
     workers: int = Field(1, ge=1)
     cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(0, ge=0, description="0, 1, or a share: trials of one worker share a GPU")
     launcher: Literal["auto", "process", "train"] = Field(
         "auto", description="process: in the trial's own process; train: Ray Train; auto: process for one worker"
+    )
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="how the workers are placed on nodes: close together, or apart; strict: or not at all"
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp: every worker holds the model; fsdp: parameters and optimiser state are sharded (FSDP2)"
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Resources:
         if self.launcher == "process" and self.workers > 1:
             raise ValueError(f"launcher 'process' runs one worker; {self.workers} given: use 'auto' or 'train'")
+        if self.gpus_per_worker > 1:
+            raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; a worker drives one GPU: raise workers")
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"gpus_per_worker is {self.gpus_per_worker:g} with {self.workers} workers, but NCCL allows one worker a "
+                "GPU: use 1, or one worker per trial, so that trials share a GPU"
+            )
+        for key in ("placement", "parallel"):
+            default = type(self).model_fields[key].default
+            if self.workers == 1 and getattr(self, key) != default:
+                raise ValueError(f"{key} {getattr(self, key)!r} cannot take effect with 1 worker: raise workers")
         return self
 
     @property

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.audit import AuditResult, audit, audit_apart, refuse_dead, space_settings
+from equipoise.platform.cluster import ray_cluster
 from equipoise.platform.definitions import AblationDefinition, StudyBase, SweepDefinition
-from equipoise.platform.engine import Director, ray_cluster, run
+from equipoise.platform.engine import Director, run
 from equipoise.platform.errors import StudyError
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.mix import resolve
 from equipoise.platform.progress import StudyDisplay
-from equipoise.platform.proposals import OptunaProposer
+from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import TrialSettings
+from equipoise.platform.storage import Place
 from equipoise.platform.tracking import Tracker, default_uri
 from equipoise.platform.training import Paths, compute_threads, open_cache
 
@@ -37,10 +39,15 @@ class Home:
     Attributes:
         root: the folder.
         tracking_uri: MLflow store; None for the SQLite file in the folder.
+        storage: where trials write checkpoints and results: a path or a ``file:``, ``s3:`` or ``gs:`` URI; None for
+            ``studies/`` of the folder. Every node of a cluster has to reach it.
+        optuna_storage: where Optuna keeps a sweep, see :class:`SearchStore`; None for a journal in the study's folder.
     """
 
     root: Path
     tracking_uri: str | None = None
+    storage: str | None = None
+    optuna_storage: str | None = None
 
     @property
     def data(self) -> Path:
@@ -67,8 +74,29 @@ class Home:
         return Tracker(self.uri(), self.root)
 
     def folder(self, study: str) -> Path:
-        """Folder of a study."""
+        """Folder of a study: what its driver writes."""
         return self.root / "studies" / study
+
+    @property
+    def place(self) -> Place:
+        """What the trials of all studies write lies below it.
+
+        Raises:
+            StorageError: if ``storage`` is no path or URI of a store.
+        """
+        return Place.at(self.storage or self.root / "studies")
+
+    def trials(self, study: str) -> Place:
+        """Where the trials of a study write, each in a folder of its own."""
+        return self.place / study / "trials"
+
+    def search_store(self, study: str) -> SearchStore:
+        """Where Optuna keeps a sweep.
+
+        Raises:
+            StorageError: if ``optuna_storage`` is neither PostgreSQL nor a file.
+        """
+        return SearchStore(self.optuna_storage or str(self.folder(study) / "optuna.journal"))
 
     def make(self) -> None:
         """Create the folder.
@@ -96,7 +124,7 @@ class Outcome:
         planned: trials of the whole study, those of a search that were not proposed yet included.
         rows: all trials of its book.
         parent: MLflow parent run.
-        folder: the study's folder.
+        trials: where its trials wrote.
     """
 
     name: str
@@ -104,7 +132,7 @@ class Outcome:
     planned: int
     rows: tuple[Row, ...]
     parent: str
-    folder: Path
+    trials: Place
 
     def count(self, status: str) -> int:
         """Trials of a status."""
@@ -124,7 +152,7 @@ class Outcome:
                 "error": r.error,
                 "optuna_number": r.optuna_number,
                 "mlflow_run": r.run_id,
-                "folder": str(self.folder / "trials" / r.key),
+                "folder": str(self.trials / r.key),
             }
             for r in self.rows
         ]
@@ -187,7 +215,9 @@ def run_study(
     for _, _, settings in listed:
         resolve(settings)
     home.make()
-    folder = home.folder(definition.name)
+    folder, trials = home.folder(definition.name), home.trials(definition.name)
+    home.search_store(definition.name)
+    home.place.check()
     started = (folder / "ledger.db").is_file()
     if started and not resume:
         raise StudyError(
@@ -202,6 +232,7 @@ def run_study(
     tracker = home.tracker()
     ledger = Ledger(folder / "ledger.db")
     try:
+        _same_places(definition, home, ledger)
         parent = _parent(definition, kind, ledger, tracker, example, probe)
         _log_audits(audits, tracker, parent)
         if ledger.fact("listed") is None:
@@ -211,16 +242,22 @@ def run_study(
         planned = len(ledger.rows()) + (definition.trials if isinstance(definition, SweepDefinition) else 0)
         with StudyDisplay(f"{kind} {definition.name}", planned, quiet) as display:
             director = _director(definition, home, ledger, tracker, parent, display, example, probe, manifest_hash)
+            tracker.on_wait(display.waiting)
             director.reconcile()
             display.planned = director.planned()
             tracker.running(parent)
             complete = False
             try:
                 with ray_cluster(address, dashboard=example.resources.uses_train):
-                    complete = run(director, example, definition.concurrent, definition.retries)
+                    complete = run(director, definition.retries)
             finally:
                 tracker.end(parent, "finished" if complete else "interrupted")
-        return Outcome(definition.name, complete, director.planned(), tuple(ledger.rows()), parent, folder)
+        if director.halted is not None:
+            raise StudyError(
+                f"study {definition.name!r} stopped: {director.halted}; its {len(ledger.rows('finished'))} finished "
+                "trials are kept: make room, then go on with --resume"
+            )
+        return Outcome(definition.name, complete, director.planned(), tuple(ledger.rows()), parent, trials)
     finally:
         ledger.close()
 
@@ -274,6 +311,7 @@ def _director(
     director = Director(
         study=definition.name,
         folder=home.folder(definition.name),
+        trials=home.trials(definition.name),
         ledger=ledger,
         tracker=tracker,
         parent=parent,
@@ -281,13 +319,35 @@ def _director(
         display=display,
         benchmarks=example.scored if probe else (),
         manifest_hash=manifest_hash,
+        resources=example.resources,
+        concurrent=definition.concurrent,
     )
     if isinstance(definition, SweepDefinition):
         preset, regime = example.preset, example.regime
-        director.proposer = OptunaProposer(definition, example.scored, director.folder)
+        director.proposer = OptunaProposer(definition, example.scored, home.search_store(definition.name), parent)
         director.make = lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime)
         director.searched = definition.trials
     return director
+
+
+def _same_places(definition: StudyBase, home: Home, ledger: Ledger) -> None:
+    """A resumed study must find what it wrote where it wrote it."""
+    now: dict[str, str | None] = {"storage": None, "optuna_storage": None}
+    if home.place != Place.at(home.root / "studies"):
+        now["storage"] = str(home.place)
+    if home.optuna_storage is not None and isinstance(definition, SweepDefinition):
+        now["optuna_storage"] = home.search_store(definition.name).name
+    if ledger.fact("definition") is None:
+        ledger.set_fact("places", now)
+    before = ledger.fact("places") or dict.fromkeys(now)
+    for key, place in now.items():
+        if place != before[key]:
+            option = "--" + key.replace("_", "-")
+            was, is_ = (p or "the home folder" for p in (before[key], place))
+            raise StudyError(
+                f"study {definition.name!r} was started with {option} {was}, now it is {is_}: "
+                "resume it where it was, or choose another --name"
+            )
 
 
 def _parent(

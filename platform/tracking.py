@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,6 +20,12 @@ from equipoise.platform.settings import RECORDS, TrialSettings
 # One writer at a time fits SQLite; MLflow's own progress lines and warnings would break the display.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# A server that does not answer is waited for here, with a word on the display, not silently inside MLflow.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+PATIENCE_S = 900.0  # how long a server may be away before the study stops, to be resumed
+IDENTITY = "equipoise.identity"
+AWAY = (502, 503, 504)  # a proxy that finds no server behind it, a server that starts
 
 ENDED = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 RESULT_TAG = "equipoise.study"
@@ -33,6 +40,82 @@ def default_uri(home: Path) -> str:
     return f"sqlite:///{(home / 'mlflow.db').resolve()}"
 
 
+class _Patient:
+    """An MLflow client that waits for a server that is away; a call that was refused for another reason fails at once.
+
+    Args:
+        client: MLflow's client.
+        uri: its store, for the sentence.
+        patience_s: how long to wait for one call.
+    """
+
+    def __init__(self, client: Any, uri: str, patience_s: float) -> None:
+        self.plain, self._uri, self._patience_s = client, uri, patience_s
+        self.on_wait: Callable[[str | None], None] = lambda text: None
+        self._given_up = False
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.plain, name)
+
+        def patiently(*args: Any, **kwargs: Any) -> Any:
+            return self.attempt(lambda: call(*args, **kwargs))
+
+        return patiently
+
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """Call until it is answered.
+
+        Raises:
+            TrackingError: if the server stays away, or nothing more can be written.
+        """
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+
+        began, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                answer = call()
+            except (MlflowException, RequestException, OSError) as error:
+                away = time.monotonic() - began
+                if not _away(error):
+                    raise
+                if self._given_up or away + pause > self._patience_s:
+                    # Winding up must not wait as long again for every run.
+                    self._given_up = True
+                    raise TrackingError(
+                        f"the MLflow server {self._uri} has not answered for {away:.0f} s; what is finished is in the "
+                        "study's book: start the server, then go on with --resume"
+                    ) from error
+                self.on_wait(f"MLflow at {self._uri} does not answer, waiting for it since {away:.0f} s")
+                time.sleep(pause)
+                pause = min(2 * pause, 15.0)
+            else:
+                if pause > 1.0:
+                    self.on_wait(None)
+                return answer
+
+
+def _away(error: Exception) -> bool:
+    """Whether an error means that the server could not be reached or was not ready, and not that it refused."""
+    from mlflow.exceptions import MlflowException, RestException
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import HTTPError, Timeout
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NoConnection | Timeout | ConnectionError):
+            return True
+        if isinstance(seen, HTTPError) and seen.response is not None:
+            return bool(seen.response.status_code in AWAY)
+        if isinstance(seen, MlflowException) and not isinstance(seen, RestException):
+            # MLflow puts what requests said into words where its own retries are used up.
+            text = str(seen)
+            if "API request to" in text and any(w in text for w in ("failed with exception", *map(str, AWAY))):
+                return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
 class Tracker:
     """Writes one study's runs.
 
@@ -40,12 +123,13 @@ class Tracker:
         uri: MLflow tracking URI.
         home: home folder; artifacts of a SQLite store go to ``artifacts/`` below it.
         experiment: MLflow experiment, one for all studies of a home.
+        patience_s: how long a server may be away before a call fails.
 
     Raises:
         TrackingError: if the store cannot be reached.
     """
 
-    def __init__(self, uri: str, home: Path, experiment: str = "equipoise") -> None:
+    def __init__(self, uri: str, home: Path, experiment: str = "equipoise", patience_s: float = PATIENCE_S) -> None:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
@@ -54,25 +138,26 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
         try:
-            self.client = MlflowClient(tracking_uri=uri)
-            found = self.client.get_experiment_by_name(experiment)
+            client = MlflowClient(tracking_uri=uri)
+            # Not patient yet: an address that is wrong from the start is a mistake to be told at once.
+            found = client.get_experiment_by_name(experiment)
             if found is None:
                 local = urlparse(uri).scheme == "sqlite"
                 location = (home / "artifacts").resolve().as_uri() if local else None
-                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location)
+                self.experiment_id = client.create_experiment(experiment, artifact_location=location)
             else:
                 self.experiment_id = found.experiment_id
         except (MlflowException, OSError) as error:
             raise TrackingError(f"the MLflow store {uri} cannot be used: {str(error).splitlines()[0][:200]}") from None
+        self.client = _Patient(client, uri, patience_s)
+
+    def on_wait(self, tell: Callable[[str | None], None]) -> None:
+        """Say to whom to tell that the server is away, and, with None, that it is back."""
+        self.client.on_wait = tell
 
     def start_study(self, name: str, kind: str, definition: Mapping[str, Any]) -> str:
         """Create the parent run and return its id."""
-        run = self.client.create_run(
-            self.experiment_id,
-            run_name=name,
-            tags={RESULT_TAG: name, "kind": kind, "role": "study", "git_commit": git_commit()},
-        )
-        run_id: str = run.info.run_id
+        run_id = self._create(name, {RESULT_TAG: name, "kind": kind, "role": "study", "git_commit": git_commit()})
         for key in ("regime", "preset", "reading", "seed", "trials", "sampler"):
             if definition.get(key) is not None:
                 self.client.log_param(run_id, key, definition[key])
@@ -85,10 +170,9 @@ class Tracker:
         """Create a trial's child run, with every objective weight as a parameter, and return its id."""
         from mlflow.entities import Param
 
-        run = self.client.create_run(
-            self.experiment_id,
-            run_name=f"{settings.variant_name} s{settings.seed}",
-            tags={
+        run_id = self._create(
+            f"{settings.variant_name} s{settings.seed}",
+            {
                 "mlflow.parentRunId": parent,
                 RESULT_TAG: study,
                 "trial": key,
@@ -104,7 +188,6 @@ class Tracker:
                 "status": "ready",
             },
         )
-        run_id: str = run.info.run_id
         on = settings.variant.objectives
         params: dict[str, object] = {name: on[name].weight if name in on else 0.0 for name in RECORDS}
         params |= {"variant": settings.variant_name, "seed": settings.seed, "reading": settings.reading}
@@ -112,6 +195,21 @@ class Tracker:
         self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
         self.client.log_text(run_id, settings.model_dump_json(indent=1), "settings.json")
         return run_id
+
+    def _create(self, name: str, tags: dict[str, str]) -> str:
+        """Create a run and return its id; once, also where the answer to an earlier attempt was lost."""
+        identity = uuid.uuid4().hex
+        attempts = 0
+
+        def create() -> str:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1 and (found := self._search_page(f"tags.`{IDENTITY}` = '{identity}'", None)):
+                return str(found[0].info.run_id)
+            made = self.client.plain.create_run(self.experiment_id, run_name=name, tags={**tags, IDENTITY: identity})
+            return str(made.info.run_id)
+
+        return str(self.client.attempt(create))
 
     def running(self, run_id: str) -> None:
         """Mark a run as running, again after a resume."""
@@ -219,13 +317,16 @@ class Tracker:
         runs: list[Any] = []
         token = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
-            )
+            page = self.client.attempt(lambda token=token: self._search_page(query, token))
             runs += page
             token = page.token
             if not token:
                 return runs
+
+    def _search_page(self, query: str, token: str | None) -> Any:
+        return self.client.plain.search_runs(
+            [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+        )
 
 
 def _quoted(text: str) -> str:

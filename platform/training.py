@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -30,8 +30,13 @@ from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.mix import Mix, resolve
 from equipoise.platform.seeds import generator, stream
 from equipoise.platform.settings import Optimisation, TrialSettings
+from equipoise.platform.sharding import load_optimiser, whole
+from equipoise.platform.storage import Place, Where
 
 Rows = NDArray[np.int64]
+NOTICE_EVERY = (
+    10  # steps between two questions whether the machine was told to go: with Ray Train all workers meet there
+)
 RANK_ITEMS = 2048  # tokens that enter the effective rank: enough for a stable entropy, a few milliseconds of SVD
 
 
@@ -58,7 +63,7 @@ class Reporter(Protocol):
     rank: int
     world: int
 
-    def resume(self) -> Path | None:
+    def resume(self) -> Place | None:
         """Checkpoint to go on from, or None."""
 
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
@@ -66,6 +71,9 @@ class Reporter(Protocol):
 
     def wrap(self, model: VideoJEPA) -> nn.Module:
         """The model as it is called in a step: itself, or wrapped for several workers."""
+
+    def leaving(self) -> bool:
+        """Whether this trial's machine was told to go; all workers ask at the same steps and hear the same."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum of a tensor over all workers, on each of them; the tensor is on ``device``."""
@@ -79,22 +87,31 @@ class LocalReporter:
     """Reports of a loop that runs in this process.
 
     Args:
-        folder: the trial's folder; checkpoints go to ``checkpoints/`` below it.
+        folder: the trial's folder, a path or a URI; checkpoints go to ``checkpoints/`` below it.
         on_metrics: called with every report's metrics.
         device: device to train on.
         keep: checkpoints to keep.
+        leaving: whether this process's machine was told to go.
     """
 
     rank = 0
     world = 1
 
-    def __init__(self, folder: Path, on_metrics: Any = None, device: torch.device | None = None, keep: int = 1) -> None:
-        self.folder = folder / "checkpoints"
+    def __init__(
+        self,
+        folder: Where,
+        on_metrics: Any = None,
+        device: torch.device | None = None,
+        keep: int = 1,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.folder = Place.at(folder) / "checkpoints"
         self.on_metrics = on_metrics
         self.keep = keep
+        self.leaving = leaving
         self.device = device or default_device()
 
-    def resume(self) -> Path | None:
+    def resume(self) -> Place | None:
         """The newest checkpoint of the folder."""
         return checkpoints.latest(self.folder)
 
@@ -188,15 +205,19 @@ class Trainer:
             )
             for kind in get_args(Kind)
         }
-        # Names decide weight decay (none on biases and 1-D parameters); frozen parameters are left out.
+        self.step = 0
+        self.noticed = False
+        self.sampler_state: dict[str, Any] | None = None
+        self.last_report: dict[str, float] | None = None
+        found = self._restore()
+        self.wrapped = reporter.wrap(self.model)
+        # Made after wrapping, which may replace parameters by shards. Names decide weight decay (none on biases and 1-D
+        # parameters); frozen parameters are left out.
         self.optimiser = create_optimizer_v2(
             self.model, opt="adamw", lr=self.o.lr, weight_decay=self.o.weight_decay, filter_bias_and_bn=True
         )
-        self.step = 0
-        self.sampler_state: dict[str, Any] | None = None
-        self.last_report: dict[str, float] | None = None
-        self._restore()
-        self.wrapped = reporter.wrap(self.model)
+        if found is not None:
+            load_optimiser(self.optimiser, found.state["optimiser"])
         self.autocast = self._precision()
         self.side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
@@ -207,10 +228,11 @@ class Trainer:
             raise TrainingError("precision bfloat16: this GPU has none; use precision: auto or float32")
         return wanted == "bfloat16" or (wanted == "auto" and able)
 
-    def _restore(self) -> None:
+    def _restore(self) -> checkpoints.Checkpoint | None:
+        """Continue from the reporter's checkpoint, if there is one; the optimiser is the caller's."""
         path = self.reporter.resume()
         if path is None:
-            return
+            return None
         found = checkpoints.load(path)
         if found.settings.key != self.settings.key:
             raise CheckpointError(
@@ -223,10 +245,10 @@ class Trainer:
                 f"checkpoint {path} was trained on other data: {found.record['manifests']}, now {now}"
             )
         checkpoints.load_strictly(self.model, found.state["model"], path)
-        self.optimiser.load_state_dict(found.state["optimiser"])
         self.sampler_state = found.state["sampler"]
         self.last_report = found.record["metrics"]
         self.step = found.step
+        return found
 
     def _manifests(self) -> dict[str, str]:
         return {s.name: s.cache.manifest_hash for s in self.sources}
@@ -251,7 +273,7 @@ class Trainer:
                 logs = (self.step + 1) % preset.log_every == 0 or self.step + 1 == self.o.steps
                 metrics = self.train_step(batch, health=logs)
                 self.step += 1
-                saves = self.step % preset.checkpoint_every == 0 or self.step == self.o.steps
+                saves = self.step % preset.checkpoint_every == 0 or self.step == self.o.steps or self._told_to_go()
                 if not (logs or saves):
                     continue
                 seconds = time.perf_counter() - began
@@ -266,6 +288,13 @@ class Trainer:
                 save = self._saver(stream_.state_dict(), found) if saves else None
                 self.reporter.report(found, save)
                 began, waited, since = time.perf_counter(), 0.0, self.step
+
+    def _told_to_go(self) -> bool:
+        """True once, when the machine is about to be taken away: what was trained since the last checkpoint is saved."""
+        if self.noticed or self.step % NOTICE_EVERY:
+            return False
+        self.noticed = self.reporter.leaving()
+        return self.noticed
 
     def open_stream(self) -> ClipStream:
         """The trial's batches, from the trainer's step on; to be closed."""
@@ -303,16 +332,17 @@ class Trainer:
             )
 
     def _saver(self, sampler: dict[str, Any], metrics: Mapping[str, float]) -> Any:
-        """A function that writes the state of this moment below a folder; only rank 0 has one that writes."""
+        """A function that writes the state of this moment below a folder; every worker makes one, rank 0 calls it."""
+        state = {
+            # Gathering shards takes every worker.
+            "model": whole(self.model.state_dict()),
+            "optimiser": whole(self.optimiser.state_dict()),
+            "sampler": sampler,
+            # Generators restart from (seed, stream, step, rank) at every step: these numbers are their whole state.
+            "random": {"seed": self.settings.seed, "step": self.step},
+        }
 
-        def save(folder: Path) -> Path:
-            state = {
-                "model": self.model.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "sampler": sampler,
-                # Generators restart from (seed, stream, step, rank) at every step: these numbers are their whole state.
-                "random": {"seed": self.settings.seed, "step": self.step},
-            }
+        def save(folder: Where) -> Place:
             return checkpoints.save(folder, self.settings, self.step, state, self._manifests(), metrics)
 
         return save
@@ -403,11 +433,17 @@ class Trainer:
         shares = self.mix.shares if kind == "video" else None
         motion = self._motion(clip, mine, len(all_rows)) if kind == "video" and self.mix.motion_guided else None
         draw = generator(self.settings.seed, f"masks.{kind}", self.step)
+        counts = clip is not None
         if clip is None:
-            return None
+            if self.settings.resources.parallel != "fsdp":
+                return None
+            # Sharded workers meet at every block, so this one takes part with a clip that counts nothing.
+            model = self.mix.model
+            frames = model.frames if kind == "video" else 1
+            clip, mine = torch.zeros(1, 3, frames, model.size, model.size, device=self.device), torch.zeros(1).long()
         drawn = self.samplers[kind].sample(len(all_rows), draw, motion=motion, shares=shares)
         masks = [Mask(m.visible[mine], m.masked[mine]) for m in drawn]
-        return ClipGroup(clip, [m.pin() for m in masks] if self.device.type == "cuda" else masks, still)
+        return ClipGroup(clip, [m.pin() for m in masks] if self.device.type == "cuda" else masks, still, counts)
 
     def _motion(self, clip: Tensor | None, mine: Tensor, count: int) -> Tensor:
         """Motion of all clips of the global batch ``[count, T, H, W]`` on the CPU; every worker has to call it."""

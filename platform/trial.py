@@ -3,56 +3,91 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import tempfile
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray._private.state import state as ray_state
 from torch import nn
 
 from equipoise.models.jepa import VideoJEPA
 from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform.errors import EquipoiseError
+from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableError
 from equipoise.platform.evaluation import frozen_encoder, score, untrained_encoder
 from equipoise.platform.mix import resolve
 from equipoise.platform.settings import TrialSettings
+from equipoise.platform.sharding import shard
+from equipoise.platform.storage import REASONS, Place
 from equipoise.platform.training import LocalReporter, Paths, Trainer, compute_threads, default_device
 
 PHASE = "phase"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOTICE_EVERY_S = 2.0  # how often a trial asks whether its node was told to go
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
     """Tune trainable: pretrain, then score; every report carries its phase, so that the driver can show it.
 
     Args:
-        config: ``settings`` (JSON), ``folder`` (the trial's), ``data`` and ``cache``, and ``probe``: whether to score.
+        config: ``settings`` (JSON), ``folder`` (the trial's, a path or a URI), ``data`` and ``cache``, and ``probe``:
+            whether to score.
 
-    Raises:
-        Exception: whatever stopped the trial, after its message was reported and its trace written to ``error.txt``.
+    A failure is reported in one sentence, with its trace in ``error.txt``. One that comes from the settings or the data
+    ends the trial; anything else is raised again, so that the trial goes on from its last checkpoint.
     """
-    folder = Path(config["folder"])
+    folder = Place.at(config["folder"])
     try:
         settings = TrialSettings.model_validate_json(config["settings"])
         paths = Paths(Path(config["data"]), Path(config["cache"]))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.check()  # here, on the trial's own node, before hours of training
         final = _pretrain(settings, paths, folder)
         scores = _scores(settings, paths, folder, final) if config["probe"] else {"flags": []}
         tune.report({PHASE: "done", "result": {"checkpoint": None if final is None else str(final), **scores}})
     except Exception as error:
         # Any failure, a bug included, must reach the study's record in words before Tune sees an error.
         sentence = str(error) if isinstance(error, EquipoiseError | ValueError) else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
-            (folder / "error.txt").write_text(traceback.format_exc())
-        tune.report({PHASE: "failed", "error": sentence.splitlines()[0] if sentence else type(error).__name__})
-        raise
+        with contextlib.suppress(StorageError):  # the folder itself may be what is wrong
+            (folder / "error.txt").write(traceback.format_exc())
+        sentence = sentence.splitlines()[0] if sentence else type(error).__name__
+        tune.report({PHASE: "failed", "error": sentence, "halt": _stops_all(error)})
+        if _may_pass(error):
+            raise  # Tune starts the trial again, from its last checkpoint
 
 
-def _pretrain(settings: TrialSettings, paths: Paths, folder: Path) -> Path | None:
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a failure may not happen again: one of storage, or unforeseen; not one of the settings or the data."""
+    return not isinstance(error, EquipoiseError | ValueError) or any(isinstance(e, StorageError) for e in _chain(error))
+
+
+def _stops_all(error: BaseException) -> bool:
+    """Whether every other trial would stop there too: a full disk, a used-up quota, a store that is gone."""
+    for one in _chain(error):
+        if isinstance(one, UnreachableError) or (isinstance(one, OSError) and one.errno in FULL):
+            return True
+    # Ray Train hands on the words of a worker's error, not the error.
+    said = (*(os.strerror(number) for number in FULL), *(words for _, words in REASONS))
+    return any(words in str(error) for words in said)
+
+
+def _pretrain(settings: TrialSettings, paths: Paths, folder: Place) -> Place | None:
     """Train to the end and return the last checkpoint; None for an untrained variant."""
     if settings.variant.untrained:
         return None
@@ -64,11 +99,27 @@ def _pretrain(settings: TrialSettings, paths: Paths, folder: Path) -> Path | Non
         tune.report({PHASE: "pretrain", "total": total, "metrics": metrics})
 
     with compute_threads(int(settings.resources.cpus_per_worker)):
-        Trainer(settings, paths, LocalReporter(folder, report)).run()
+        Trainer(settings, paths, LocalReporter(folder, report, leaving=_Notice().given)).run()
     return checkpoints.latest(folder / "checkpoints")
 
 
-def pretrain_on_train(settings: TrialSettings, paths: Paths, folder: Path) -> Path:
+class _Notice:
+    """Whether the node of this process was told to go: a spot machine that is taken back, a node that is drained."""
+
+    def __init__(self) -> None:
+        self._node = ray.get_runtime_context().get_node_id()
+        self._asked = time.monotonic()
+
+    def given(self) -> bool:
+        """Asks Ray at most every few seconds."""
+        now = time.monotonic()
+        if now - self._asked < NOTICE_EVERY_S:
+            return False
+        self._asked = now
+        return self._node in ray_state.get_draining_nodes()
+
+
+def pretrain_on_train(settings: TrialSettings, paths: Paths, folder: Place) -> Place:
     """Train with Ray Train's worker group inside a Tune trial; a lost worker resumes from the last checkpoint.
 
     Raises:
@@ -82,14 +133,23 @@ def pretrain_on_train(settings: TrialSettings, paths: Paths, folder: Path) -> Pa
     per_worker = {"CPU": r.cpus_per_worker, **({"GPU": r.gpus_per_worker} if r.gpus_per_worker else {})}
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"settings": settings.model_dump_json(), "data": str(paths.data), "cache": str(paths.cache)},
+        train_loop_config={
+            "settings": settings.model_dump_json(),
+            "folder": str(folder),
+            "data": str(paths.data),
+            "cache": str(paths.cache),
+        },
         scaling_config=ScalingConfig(
-            num_workers=r.workers, use_gpu=r.gpus_per_worker > 0, resources_per_worker=per_worker
+            num_workers=r.workers,
+            use_gpu=r.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+            placement_strategy=r.placement,
         ),
         run_config=RunConfig(
             # The same name and folder again make Train go on from the checkpoints it finds there.
             name="train",
-            storage_path=str(folder),
+            storage_path=folder.path,
+            storage_filesystem=folder.filesystem,
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[TuneReportCallback()],
@@ -98,14 +158,15 @@ def pretrain_on_train(settings: TrialSettings, paths: Paths, folder: Path) -> Pa
     result = trainer.fit()
     if result.checkpoint is None:
         raise EquipoiseError(f"Ray Train ended without a checkpoint in {folder}")
-    return Path(result.checkpoint.path)
+    return replace(folder, path=result.checkpoint.path)
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
     """The loop in one worker of Ray Train."""
     settings = TrialSettings.model_validate_json(config["settings"])
     with compute_threads(int(settings.resources.cpus_per_worker)):
-        Trainer(settings, Paths(Path(config["data"]), Path(config["cache"])), TrainReporter(settings)).run()
+        reporter = TrainReporter(settings, Place.at(config["folder"]))
+        Trainer(settings, Paths(Path(config["data"]), Path(config["cache"])), reporter).run()
 
 
 class TrainReporter:
@@ -113,25 +174,28 @@ class TrainReporter:
 
     Args:
         settings: the trial.
+        folder: the trial's folder, below which Train keeps the checkpoints.
     """
 
-    def __init__(self, settings: TrialSettings) -> None:
+    def __init__(self, settings: TrialSettings, folder: Place) -> None:
         from ray.train import get_context
         from ray.train.torch import get_device
 
         context = get_context()
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
+        self.folder = folder
         self.total = settings.preset.optimisation.steps
+        self.parallel = settings.resources.parallel
         # Without a GPU in the settings the worker stays on the CPU even where the machine has one.
         self.device: torch.device = get_device() if settings.resources.gpus_per_worker else torch.device("cpu")
 
-    def resume(self) -> Path | None:
+    def resume(self) -> Place | None:
         """The newest checkpoint that Train kept of this run."""
         from ray.train import get_checkpoint
 
         found = get_checkpoint()
-        return None if found is None else Path(found.path)
+        return None if found is None else replace(self.folder, path=found.path)
 
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
         """Report on every rank (Train waits for all); rank 0 brings the checkpoint."""
@@ -145,6 +209,12 @@ class TrainReporter:
             save(Path(temporary))
             report(content, checkpoint=Checkpoint.from_directory(temporary))
 
+    def leaving(self) -> bool:
+        """Whether Train heard that a worker's node was told to go; the workers agree on the answer."""
+        from ray.train import get_preemption_info
+
+        return get_preemption_info() is not None
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over the workers, in place."""
         if self.world > 1:
@@ -152,14 +222,16 @@ class TrainReporter:
         return tensor
 
     def wrap(self, model: VideoJEPA) -> nn.Module:
-        """Distributed data parallel over the workers; a step may leave an embedding or a head without gradient."""
+        """Sharded or data parallel over the workers; a step may leave an embedding or a head without gradient."""
         if self.world == 1:
             return model
+        if self.parallel == "fsdp":
+            return shard(model, self.device, self.world)
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
 
-def _scores(settings: TrialSettings, paths: Paths, folder: Path, final: Path | None) -> dict[str, Any]:
+def _scores(settings: TrialSettings, paths: Paths, folder: Place, final: Place | None) -> dict[str, Any]:
     """Score where the trial's resources are: here, or in a task of one worker's size."""
     if not settings.resources.uses_train:
 
@@ -176,7 +248,7 @@ def _scores(settings: TrialSettings, paths: Paths, folder: Path, final: Path | N
 
 
 def score_checkpoint(
-    settings: TrialSettings, paths: Paths, folder: Path, final: Path | None, progress: Any = None
+    settings: TrialSettings, paths: Paths, folder: Place, final: Place | None, progress: Any = None
 ) -> dict[str, Any]:
     """Score the trained encoder, or the untrained one, and store every item's outcome below ``correctness/``.
 
@@ -196,5 +268,5 @@ def score_checkpoint(
     for result in results:
         result.write(folder / "correctness")
     summaries = [r.summary() for r in results]
-    (folder / "scores.json").write_text(json.dumps({"benchmarks": summaries, "flags": flags}, indent=1))
+    (folder / "scores.json").write(json.dumps({"benchmarks": summaries, "flags": flags}, indent=1))
     return {"accuracies": {r.benchmark: r.accuracy for r in results}, "summaries": summaries, "flags": flags}

@@ -263,3 +263,23 @@ def test_modules_are_the_documented_ones() -> None:
     assert model.config.grid("video").shape == (2, 4, 4)
     assert model.config.grid("image").shape == (1, 4, 4)
     assert model.config.grid("image").tubelet == 1
+
+
+def test_a_stand_in_goes_through_the_model_and_counts_nothing() -> None:
+    model = build([Term("delta")])
+    weights = {"delta": 0.5}
+    alone = model([images()], weights, 0.5)
+    stand_in = videos()
+    stand_in.counts = False
+    both = model([stand_in, images()], weights, 0.5)
+    assert torch.equal(both.loss, alone.loss)
+    assert set(both.weighted) == set(alone.weighted)  # delta has elements in the stand-in only
+    assert len(both.student) == len(alone.student) + len(stand_in.masks)
+    both.loss.backward()
+    found = [p.grad.clone() if p.grad is not None else None for p in model.parameters()]
+    model.zero_grad()
+    model([images()], weights, 0.5).loss.backward()
+    for before, parameter in zip(found, model.parameters(), strict=True):
+        if parameter.grad is not None:
+            assert before is not None
+            assert torch.allclose(before, parameter.grad)

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from equipoise.data.miniature import Sizes, build
+from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import load_variant
-from equipoise.platform.settings import TrialSettings, Variant, load_preset, load_regime, parse
+from equipoise.platform.settings import RECORDS, TrialSettings, Variant, load_preset, load_regime, parse
+from equipoise.platform.study import Home
 from equipoise.platform.training import Paths
 
 TINY_SIZES = Sizes(pixels=32, frames=16, train_clips=16, test_clips=4, train_stills=16, test_stills=4)
@@ -68,3 +78,102 @@ def tiny_settings() -> MakeSettings:
         return parse(TrialSettings, content, name)
 
     return make
+
+
+FreePort = Callable[[], int]
+
+
+@pytest.fixture(scope="session")
+def free_port() -> FreePort:
+    """A port of this machine that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            return port
+
+    return find
+
+
+Wait = Callable[[int, "subprocess.Popen[Any]"], None]
+
+
+@pytest.fixture(scope="session")
+def wait_for_server() -> Wait:
+    """Wait until a process of ours listens on a port."""
+
+    def wait(port: int, process: subprocess.Popen[Any]) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            assert process.poll() is None, f"the server ended with {process.returncode}"
+            with socket.socket() as one:
+                if one.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"no server on port {port} after two minutes")
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory, free_port: FreePort, wait_for_server: Wait) -> Iterator[str]:
+    """Address of an S3-compatible server in a process of its own."""
+    port = free_port()
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (tmp_path_factory.mktemp("s3") / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log)
+        try:
+            wait_for_server(port, process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@pytest.fixture
+def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URI of a fresh bucket; the credentials are in the environment, as they are on a cluster."""
+    for key, value in {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}.items():
+        monkeypatch.setenv(key, value)
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=object_store, region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}/studies?endpoint_override={object_store}&region=us-east-1"
+
+
+CheckBooks = Callable[[Home, str, int], dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def check_books() -> CheckBooks:
+    """Asserts that ledger, Optuna and MLflow tell the same story of a sweep; returns status by trial."""
+    return _check_books
+
+
+def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
+    ledger = Ledger(home.folder(name) / "ledger.db")
+    rows = ledger.rows()
+    parent = ledger.fact("parent")
+    ledger.close()
+    assert len(rows) == trials
+    told = {t.number: t for t in optuna.load_study(study_name=name, storage=home.search_store(name).open()).trials}
+    searched = [r for r in rows if r.role == "search"]
+    assert sorted(told) == sorted(r.optuna_number for r in searched if r.optuna_number is not None)
+    for row in searched:
+        assert row.optuna_number is not None
+        trial = told[row.optuna_number]
+        assert trial.state == (TrialState.COMPLETE if row.status == "finished" else TrialState.FAIL)
+        if row.status == "finished":
+            assert row.result is not None
+            assert trial.values == list(row.result["accuracies"].values())
+    runs = {r.data.tags["trial"]: r for r in home.tracker().trial_runs(parent)}
+    assert sorted(runs) == [r.key for r in rows]
+    for row in rows:
+        run = runs[row.key]
+        assert run.info.run_id == row.run_id
+        assert run.info.status == {"finished": "FINISHED", "failed": "FAILED"}[row.status]
+        assert set(RECORDS) <= set(run.data.params)
+        if row.status == "finished":
+            assert row.result is not None
+            assert {b: run.data.metrics[b] for b in row.result["accuracies"]} == row.result["accuracies"]
+    return {r.key: r.status for r in rows}

@@ -14,11 +14,12 @@ import torch
 
 from equipoise.models.jepa import VideoJEPA
 from equipoise.models.objectives.sigreg import SIGReg
-from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform import storage
 from equipoise.platform.checkpoint import RECORD, STATE, git_commit, keep_latest, latest, load, load_strictly, save
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.mix import load_variant, resolve
 from equipoise.platform.settings import TrialSettings, Variant, load_preset, load_regime, parse
+from equipoise.platform.storage import Place
 from equipoise.platform.training import build_model
 
 TINY = ("model.encoder={width: 24, depth: 4, heads: 2, levels: 4}", "model.predictor={width: 12, depth: 1, heads: 2}",
@@ -48,7 +49,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     settings = trial("fwm_hw_ld")
     model = build(settings)
     path = save(tmp_path, settings, 300, state_of(model), {"mini_ucf": "abc"}, {"loss": 0.5})
-    assert path == tmp_path / "step_00000300"
+    assert path == Place.at(tmp_path / "step_00000300")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000300"], "nothing temporary is left"
     found = load(path)
     assert found.settings == settings
@@ -114,9 +115,10 @@ def test_a_checkpoint_of_other_settings_names_the_entry(tmp_path: Path) -> None:
 
 
 def small(folder: Path, step: int) -> Path:
-    return save(
-        folder, trial(), step, {"model": {"w": torch.full((4,), float(step))}, "optimiser": {}, "sampler": {}}, {}, {}
-    )
+    state = {"model": {"w": torch.full((4,), float(step))}, "optimiser": {}, "sampler": {}}
+    saved = save(folder, trial(), step, state, {}, {}).local
+    assert saved is not None
+    return saved
 
 
 def test_latest_and_keep_latest(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_latest_and_keep_latest(tmp_path: Path) -> None:
     for step in (9, 100, 20, 3):
         small(tmp_path, step)
     (tmp_path / ".writing-xyz").mkdir()
-    assert latest(tmp_path) == tmp_path / "step_00000100"
+    assert latest(tmp_path) == Place.at(tmp_path / "step_00000100")
     keep_latest(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00000020", "step_00000100"]
     keep_latest(tmp_path, 5)
@@ -138,7 +140,7 @@ def test_load_takes_a_checkpoint_its_folder_or_the_trial(tmp_path: Path) -> None
     newest = small(folder, 2)
     for path in (newest, folder, tmp_path / "t0001"):
         found = load(path)
-        assert (found.path, found.step) == (newest, 2)
+        assert (found.path, found.step) == (Place.at(newest), 2)
         assert found.state["model"]["w"].tolist() == [2.0] * 4
     assert load(folder / "step_00000001").step == 1
 
@@ -283,7 +285,7 @@ def test_killed_while_writing_leaves_whole_checkpoints_only(tmp_path: Path, dela
     assert process.stdout.readline() == "go\n"
     deadline = time.monotonic() + 60
     # Wait until a file of tensors is being written, then kill without warning.
-    while not list((tmp_path / "out").glob(f".writing-*/checkpoint/{STATE}")) and time.monotonic() < deadline:
+    while not list((tmp_path / "out").glob(f".writing-*/*/{STATE}")) and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
@@ -302,14 +304,14 @@ def test_killed_while_writing_leaves_whole_checkpoints_only(tmp_path: Path, dela
 
 def test_kill_between_files_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder appears under its name only once both files are in it."""
-    seen: list[Path | None] = []
-    sync = checkpoints._sync
+    seen: list[Place | None] = []
+    sync = storage._sync
 
     def watch(path: Path) -> None:
         seen.append(latest(tmp_path))
         sync(path)
 
-    monkeypatch.setattr(checkpoints, "_sync", watch)
+    monkeypatch.setattr(storage, "_sync", watch)
     small(tmp_path, 3)
     assert seen == [None, None]
     assert latest(tmp_path) is not None

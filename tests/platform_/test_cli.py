@@ -219,5 +219,5 @@ def test_probe_prints_json_and_stores_items(call: Call, make_trial: Make, paths:
     assert "did you mean 'mini_in'?" in sentence(*call("probe", folder, "--home", home.root, "--benchmark", "mini_inn"))
     kept = checkpoints.latest(folder / "checkpoints")
     assert kept is not None
-    (kept / "state.pt").write_bytes(b"damaged")
+    (kept / "state.pt").write(b"damaged")
     assert "is damaged" in sentence(*call("probe", folder, "--home", home.root))

@@ -16,6 +16,7 @@ from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder
 from equipoise.platform.settings import ProbeSetting, TrialSettings
+from equipoise.platform.storage import Place
 from equipoise.platform.training import LocalReporter, Paths, Trainer, open_cache
 
 Make = Callable[..., TrialSettings]
@@ -85,7 +86,7 @@ def test_results_and_per_item_outcomes(trained: Path, paths: Paths, tmp_path: Pa
     results = score(frozen_encoder(found), found.settings, paths, CPU)
     assert [r.benchmark for r in results] == ["mini_dive", "mini_ssv2", "mini_in"]
     for r in results:
-        table = pq.read_table(r.write(tmp_path)).to_pydict()
+        table = pq.read_table(r.write(Place.at(tmp_path)).local).to_pydict()
         assert len(table["path"]) == r.items == len(set(table["path"]))
         assert r.accuracy == 100 * sum(table["correct"]) / r.items
         right = [p == y for p, y in zip(table["predicted"], table["label"], strict=True)]

@@ -11,7 +11,14 @@ from optuna.trial import TrialState
 
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.mix import load_variant
-from equipoise.platform.proposals import TRIAL_ATTRIBUTE, OptunaProposer, Proposal, describe, make_sampler
+from equipoise.platform.proposals import (
+    TRIAL_ATTRIBUTE,
+    OptunaProposer,
+    Proposal,
+    SearchStore,
+    describe,
+    make_sampler,
+)
 from equipoise.platform.settings import ObjectiveSetting, Variant, parse
 
 BENCHMARKS = ("dive", "ssv2", "in")
@@ -34,8 +41,7 @@ def definition(**change: Any) -> SweepDefinition:
 
 
 def proposer(folder: Path, **change: Any) -> OptunaProposer:
-    folder.mkdir(parents=True, exist_ok=True)
-    return OptunaProposer(definition(**change), BENCHMARKS, folder)
+    return OptunaProposer(definition(**change), BENCHMARKS, SearchStore(str(folder / "optuna.journal")), "parent")
 
 
 def weights(p: Proposal) -> dict[str, float]:
@@ -154,7 +160,7 @@ def test_every_benchmark_is_maximised_under_its_name(tmp_path: Path) -> None:
 
 def test_tpe_moves_towards_what_it_was_told(tmp_path: Path) -> None:
     """One benchmark that rewards a heavy delta: after the random start the draws must lean there."""
-    p = OptunaProposer(definition(trials=60), ("only",), tmp_path)
+    p = OptunaProposer(definition(trials=60), ("only",), SearchStore(str(tmp_path / "optuna.journal")), "parent")
     share = []
     for trial in range(45):
         asked = p.ask(trial)

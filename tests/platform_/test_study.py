@@ -11,13 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
 from equipoise.platform import study
 from equipoise.platform.audit import AuditError
@@ -25,8 +21,9 @@ from equipoise.platform.conclude import conclude_study
 from equipoise.platform.definitions import AblationDefinition, SweepDefinition
 from equipoise.platform.errors import StudyError
 from equipoise.platform.ledger import Ledger
-from equipoise.platform.settings import RECORDS
 from equipoise.platform.study import Home
+
+CheckBooks = Callable[[Home, str, int], dict[str, str]]
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -48,42 +45,7 @@ def space(tiny_data: Path, **changes: Any) -> dict[str, Any]:
     return {**SPACE, "preset": str(tiny_data / "tiny.yaml"), **changes}
 
 
-def optuna_trials(home: Home, name: str) -> list[optuna.trial.FrozenTrial]:
-    storage = JournalStorage(JournalFileBackend(str(home.folder(name) / "optuna.journal")))
-    return optuna.load_study(study_name=name, storage=storage).trials
-
-
-def check_books(home: Home, name: str, trials: int) -> dict[str, str]:
-    """Ledger, Optuna and MLflow tell the same story; returns status by trial."""
-    ledger = Ledger(home.folder(name) / "ledger.db")
-    rows = ledger.rows()
-    parent = ledger.fact("parent")
-    ledger.close()
-    assert len(rows) == trials
-    told = {t.number: t for t in optuna_trials(home, name)}
-    searched = [r for r in rows if r.role == "search"]
-    assert sorted(told) == sorted(r.optuna_number for r in searched if r.optuna_number is not None)
-    for row in searched:
-        assert row.optuna_number is not None
-        trial = told[row.optuna_number]
-        assert trial.state == (TrialState.COMPLETE if row.status == "finished" else TrialState.FAIL)
-        if row.status == "finished":
-            assert row.result is not None
-            assert trial.values == list(row.result["accuracies"].values())
-    runs = {r.data.tags["trial"]: r for r in home.tracker().trial_runs(parent)}
-    assert sorted(runs) == [r.key for r in rows]
-    for row in rows:
-        run = runs[row.key]
-        assert run.info.run_id == row.run_id
-        assert run.info.status == {"finished": "FINISHED", "failed": "FAILED"}[row.status]
-        assert set(RECORDS) <= set(run.data.params)
-        if row.status == "finished":
-            assert row.result is not None
-            assert {b: run.data.metrics[b] for b in row.result["accuracies"]} == row.result["accuracies"]
-    return {r.key: r.status for r in rows}
-
-
-def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path) -> None:
+def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, check_books: CheckBooks) -> None:
     definition = SweepDefinition.model_validate(space(tiny_data))
     outcome = study.sweep(definition, home, quiet=True)
     assert outcome.complete
@@ -175,7 +137,7 @@ def test_training_on_ray_train_equals_the_loop_in_process(
     outcome = study.pretrain(AblationDefinition.model_validate(content), home, quiet=True)
     assert [r.status for r in outcome.rows] == ["finished"]
     assert outcome.rows[0].result is not None
-    one = checkpoints.load(Path(outcome.rows[0].result["checkpoint"]))
+    one = checkpoints.load(outcome.rows[0].result["checkpoint"])
     Trainer(make_trial("ld"), home.paths, LocalReporter(tmp_path / "local")).run()
     local = checkpoints.load(tmp_path / "local")
     assert one.step == local.step == 6
@@ -222,7 +184,7 @@ def wait_for(text: str, process: subprocess.Popen[str]) -> list[str]:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_is_stopped_resumes_without_losing_or_doubling(
-    how: signal.Signals, home: Home, tiny_data: Path, tmp_path: Path
+    how: signal.Signals, home: Home, tiny_data: Path, tmp_path: Path, check_books: CheckBooks
 ) -> None:
     file = tmp_path / "space.yaml"
     slow = ["optimisation.steps=200", "log_every=5", "checkpoint_every=5", "optimisation.batch=16"]

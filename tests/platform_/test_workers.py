@@ -1,0 +1,91 @@
+"""One trial over several workers and nodes: the same training, however many share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+
+from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform import study
+from equipoise.platform.cluster import ray_cluster
+from equipoise.platform.definitions import AblationDefinition
+from equipoise.platform.study import Home, Outcome
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+NODE = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
+STEPS = list(range(1, 7))
+
+
+@pytest.fixture(scope="module")
+def three_nodes() -> Iterator[str]:
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": True})
+    for _ in range(2):
+        cluster.add_node(**NODE)
+    try:
+        with ray_cluster(cluster.address, dashboard=False):
+            assert len(ray.nodes()) == 3
+            yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def train(home: Home, tiny_data: Path, address: str, name: str, variant: str, **resources: Any) -> Outcome:
+    content = {
+        "name": name,
+        "regime": "miniature",
+        "preset": str(tiny_data / "tiny.yaml"),
+        "variants": [variant],
+        "control_seeds": [],
+        "refuse_controls": True,
+        "resources": resources,
+    }
+    outcome = study.pretrain(AblationDefinition.model_validate(content), home, quiet=True, address=address)
+    assert [(r.status, r.error) for r in outcome.rows] == [("finished", None)]
+    return outcome
+
+
+def curve(home: Home, outcome: Outcome, metric: str) -> list[float]:
+    history = home.tracker().client.get_metric_history(outcome.rows[0].run_id, metric)
+    history = sorted(history, key=lambda m: m.step)
+    # The context loss has weight 0 at the first step and is not computed there.
+    assert [m.step for m in history] == (STEPS[1:] if metric == "context" else STEPS)
+    return [m.value for m in history]
+
+
+def weights(outcome: Outcome) -> dict[str, torch.Tensor]:
+    assert outcome.rows[0].result is not None
+    found = checkpoints.load(outcome.rows[0].result["checkpoint"])
+    assert found.step == STEPS[-1]
+    return {k: v for k, v in found.state["model"].items() if isinstance(v, torch.Tensor)}
+
+
+def test_workers_change_neither_the_loss_curve_nor_the_result(home: Home, tiny_data: Path, three_nodes: str) -> None:
+    alone = train(home, tiny_data, three_nodes, "alone", "baseline")
+    shared = {
+        "two": train(home, tiny_data, three_nodes, "two", "baseline", workers=2, placement="STRICT_SPREAD"),
+        "four": train(home, tiny_data, three_nodes, "four", "baseline", workers=4, placement="SPREAD"),
+        "sharded": train(home, tiny_data, three_nodes, "sharded", "baseline", workers=2, parallel="fsdp"),
+    }
+    for name, outcome in shared.items():
+        for metric in ("loss", "jepa", "context"):
+            wanted = curve(home, alone, metric)
+            assert curve(home, outcome, metric) == pytest.approx(wanted, rel=2e-3), (name, metric)
+        for key, value in weights(alone).items():
+            assert torch.allclose(weights(outcome)[key], value, atol=2e-3), (name, key)
+
+
+def test_motion_guided_masks_are_those_of_the_whole_batch(home: Home, tiny_data: Path, three_nodes: str) -> None:
+    alone = train(home, tiny_data, three_nodes, "guided-1", "motion_guided")
+    two = train(home, tiny_data, three_nodes, "guided-2", "motion_guided", workers=2)
+    assert curve(home, two, "jepa") == pytest.approx(curve(home, alone, "jepa"), rel=2e-3)
+
+
+def test_a_placement_that_is_impossible_is_refused(home: Home, tiny_data: Path, three_nodes: str) -> None:
+    with pytest.raises(study.StudyError, match=r"a trial needs 4 CPU \(4 workers of 1 CPU, STRICT_SPREAD\)"):
+        train(home, tiny_data, three_nodes, "apart", "baseline", workers=4, placement="STRICT_SPREAD")
