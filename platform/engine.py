@@ -16,7 +16,6 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
-from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 
 from equipoise.platform.cluster import MEBIBYTE, capacity, waiting
@@ -195,10 +194,6 @@ class Director:
     def ended(self, number: int, error: str | None) -> None:
         """A trial ended for good; Optuna and MLflow are told after the book."""
         row = self.ledger[number]
-        if row.status in ("finished", "failed"):
-            # Told again as an error, because telling Optuna or MLflow failed: what is in the book stays.
-            self.settle(row)
-            return
         outcome = self.results.pop(number, None)
         message = self.errors.pop(number, error)
         if outcome is None and number in self.stopped:
@@ -252,6 +247,20 @@ class Director:
             self.tracker.end(row.run_id, "interrupted")
         self.display.end(row.key, "interrupted", "goes on with --resume")
 
+    @contextlib.contextmanager
+    def books(self) -> Iterator[None]:
+        """Stop the study, once, when Optuna, MLflow or the store cannot be used any more.
+
+        Tune would take an error here for one of the trial and run it again, though it may be finished. Interrupted
+        trials lose nothing: they go on from their last checkpoint, and resuming settles what was not told.
+        """
+        try:
+            yield
+        except EquipoiseError as error:
+            if self.halted is None:
+                self.halted = str(error)
+                os.kill(os.getpid(), signal.SIGINT)
+
     def reconcile(self) -> None:
         """Before anything starts: make the book, Optuna and MLflow agree about what an earlier driver left behind."""
         runs = {r.data.tags.get("trial"): r for r in self.tracker.trial_runs(self.parent)}
@@ -303,7 +312,9 @@ class _Searcher(Searcher):
         """Config of the next trial."""
         if self.pass_on.director.full():
             return None  # Tune asks again
-        config = self.pass_on.director.suggest(trial_id)
+        config = None
+        with self.pass_on.director.books():
+            config = self.pass_on.director.suggest(trial_id)
         return Searcher.FINISHED if config is None else config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -326,18 +337,22 @@ class _Callback(Callback):
         self.pass_on.director.explain()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.pass_on.director.started(trial.config["number"])
+        with self.pass_on.director.books():
+            self.pass_on.director.started(trial.config["number"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
         if PHASE in result:
-            self.pass_on.director.reported(trial.config["number"], result)
+            with self.pass_on.director.books():
+                self.pass_on.director.reported(trial.config["number"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.pass_on.director.ended(trial.config["number"], None)
+        with self.pass_on.director.books():
+            self.pass_on.director.ended(trial.config["number"], None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_error()
-        self.pass_on.director.ended(trial.config["number"], f"the trial's process died: {type(error).__name__}")
+        with self.pass_on.director.books():
+            self.pass_on.director.ended(trial.config["number"], f"the trial's process died: {type(error).__name__}")
 
 
 def run(director: Director, retries: int) -> bool:
@@ -380,11 +395,6 @@ def run(director: Director, retries: int) -> bool:
     try:
         with _termination_as_interrupt():
             tuner.fit()
-    except TuneError as error:
-        # Tune makes a trace in words of what the director raised: a store or a database that is gone.
-        if isinstance(error.__context__, EquipoiseError):
-            raise error.__context__ from None
-        raise
     finally:
         director.interrupt()
     return director.remaining() == 0

@@ -235,8 +235,8 @@ class Resources(Settings):
             raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; a worker drives one GPU: raise workers")
         if self.workers > 1 and 0 < self.gpus_per_worker < 1:
             raise ValueError(
-                f"gpus_per_worker is {self.gpus_per_worker:g} with {self.workers} workers, but NCCL allows one worker a "
-                "GPU: use 1, or one worker per trial, so that trials share a GPU"
+                f"gpus_per_worker is {self.gpus_per_worker:g} with {self.workers} workers, but NCCL allows one on "
+                "a GPU: use 1, or one worker per trial, so that trials share a GPU"
             )
         for key in ("placement", "parallel"):
             default = type(self).model_fields[key].default

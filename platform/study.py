@@ -255,7 +255,7 @@ def run_study(
         if director.halted is not None:
             raise StudyError(
                 f"study {definition.name!r} stopped: {director.halted}; its {len(ledger.rows('finished'))} finished "
-                "trials are kept: make room, then go on with --resume"
+                "trials are kept: mend that, then go on with --resume"
             )
         return Outcome(definition.name, complete, director.planned(), tuple(ledger.rows()), parent, trials)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -317,7 +318,7 @@ class Tracker:
         runs: list[Any] = []
         token = None
         while True:
-            page = self.client.attempt(lambda token=token: self._search_page(query, token))
+            page = self.client.attempt(functools.partial(self._search_page, query, token))
             runs += page
             token = page.token
             if not token:

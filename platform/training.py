@@ -290,7 +290,7 @@ class Trainer:
                 began, waited, since = time.perf_counter(), 0.0, self.step
 
     def _told_to_go(self) -> bool:
-        """True once, when the machine is about to be taken away: what was trained since the last checkpoint is saved."""
+        """True once, when the machine is about to be taken away: then a checkpoint saves what came after the last."""
         if self.noticed or self.step % NOTICE_EVERY:
             return False
         self.noticed = self.reporter.leaving()

@@ -422,7 +422,8 @@ def test_a_sweep_whose_database_goes_away_stops_with_a_sentence_and_goes_on(
         ended(self, number, error)
 
     monkeypatch.setattr(Director, "ended", stop_first)
-    with pytest.raises(StorageError, match=r"postgresql://127.0.0.1:\d+/gone cannot be used"):
+    stopped = r"study 'gone' stopped: Optuna's storage postgresql://127.0.0.1:\d+/gone cannot be used: .*--resume"
+    with pytest.raises(StudyError, match=stopped):
         study.sweep(definition, home, quiet=True)
     monkeypatch.undo()
     postgres.start()

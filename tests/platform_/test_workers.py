@@ -15,6 +15,7 @@ from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform import study
 from equipoise.platform.cluster import ray_cluster
 from equipoise.platform.definitions import AblationDefinition
+from equipoise.platform.errors import StudyError
 from equipoise.platform.study import Home, Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -87,5 +88,5 @@ def test_motion_guided_masks_are_those_of_the_whole_batch(home: Home, tiny_data:
 
 
 def test_a_placement_that_is_impossible_is_refused(home: Home, tiny_data: Path, three_nodes: str) -> None:
-    with pytest.raises(study.StudyError, match=r"a trial needs 4 CPU \(4 workers of 1 CPU, STRICT_SPREAD\)"):
+    with pytest.raises(StudyError, match=r"a trial needs 4 CPU \(4 workers of 1 CPU, STRICT_SPREAD\)"):
         train(home, tiny_data, three_nodes, "apart", "baseline", workers=4, placement="STRICT_SPREAD")
