@@ -221,7 +221,7 @@ class Director:
             if row.result["checkpoint"]:
                 self.tracker.tag(row.run_id, checkpoint=row.result["checkpoint"])
             if accuracies:
-                self.tracker.metrics(row.run_id, accuracies, 0)
+                self.tracker.metrics(row.run_id, {**accuracies, "score_seconds": row.result["seconds"]["score"]}, 0)
                 items = {f"items.{s['benchmark']}": str(s["items"]) for s in row.result["summaries"]}
                 self.tracker.tag(row.run_id, flags=",".join(row.result["flags"]), **items)
                 self._log(row.run_id, folder / "correctness", "correctness")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from equipoise.platform.storage import Place
 from equipoise.platform.training import Paths, build_model, open_cache
 
 Progress = Callable[[str, int, int], None]
+EXTRACT_BATCH = 64  # clips that go through a frozen encoder together
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,11 @@ def extract(
     pooled: bool,
     device: torch.device,
     repeat_stills: bool = False,
-    batch: int = 64,
+    rows: range | None = None,
+    batch: int = EXTRACT_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Features of every clip of a cache, in its order: the deepest level, ``frames`` uniform frames, centre crop.
+    """Features of clips of a cache, in its order: the deepest level, ``frames`` uniform frames, centre crop.
 
     Args:
         encoder: frozen, in evaluation mode.
@@ -129,6 +132,7 @@ def extract(
         device: where to compute.
         repeat_stills: show a still image as a still clip: what an encoder needs that was trained on images as clips,
             because its one-frame embedding then never moved.
+        rows: which clips, without gaps; None: all.
         batch: clips at a time.
         progress: called with clips done and clips in all.
 
@@ -137,8 +141,9 @@ def extract(
     """
     encoder.to(device)
     found: list[Tensor] = []
-    for start in range(0, len(cache), batch):
-        clips = [cache.clip(i) for i in range(start, min(start + batch, len(cache)))]
+    wanted = range(len(cache)) if rows is None else rows
+    for start in range(0, len(wanted), batch):
+        clips = [cache.clip(i) for i in wanted[start : start + batch]]
         chosen = [c[sample_frames(len(c), frames if len(c) > 1 or repeat_stills else 1, mode="uniform")] for c in clips]
         # Clip by clip: their cached frames may differ in shape.
         cropped = [center_crop_resize(torch.from_numpy(c)[None].to(device), size) for c in chosen]
@@ -148,8 +153,54 @@ def extract(
         features = features.float()
         found.append(features.mean(1) if pooled else features)
         if progress is not None:
-            progress(min(start + batch, len(cache)), len(cache))
+            progress(min(start + batch, len(wanted)), len(wanted))
     return torch.cat(found)
+
+
+def split_features(
+    encoder: VideoEncoder,
+    settings: TrialSettings,
+    paths: Paths,
+    manifest: str,
+    pooled: bool,
+    device: torch.device,
+    part: tuple[int, int] = (0, 1),
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Features of one split of a benchmark, or of a part of it: joined in order, the parts are the whole, bit for bit.
+
+    Args:
+        encoder: frozen, in evaluation mode.
+        settings: the trial.
+        paths: where to read.
+        manifest: the split's, relative to the data folder.
+        pooled: mean over tokens.
+        device: where to compute.
+        part: which part, and of how many; a part may be empty.
+        progress: called with clips done and clips in all.
+
+    Returns:
+        float32 ``[n, W]`` if pooled, else ``[n, K, W]``; ``[0]`` for an empty part.
+    """
+    cache = open_cache(settings, paths, manifest)
+    batches = math.ceil(len(cache) / EXTRACT_BATCH)
+    # Whole batches, so that the same clips go through the encoder together however many parts there are.
+    low, high = (min(EXTRACT_BATCH * (batches * k // part[1]), len(cache)) for k in (part[0], part[0] + 1))
+    model = settings.preset.model
+    if low == high:
+        return torch.zeros(0, device=device)
+    return extract(
+        encoder,
+        cache,
+        frames=model.frames,
+        size=model.size,
+        pooled=pooled,
+        device=device,
+        repeat_stills=resolve(settings).images == "repeat",
+        rows=range(low, high),
+        batch=EXTRACT_BATCH,
+        progress=progress,
+    )
 
 
 def probe(
@@ -210,7 +261,12 @@ def probe(
 
 
 def score(
-    encoder: VideoEncoder, settings: TrialSettings, paths: Paths, device: torch.device, progress: Progress | None = None
+    encoder: VideoEncoder,
+    settings: TrialSettings,
+    paths: Paths,
+    device: torch.device,
+    progress: Progress | None = None,
+    features_of: Callable[..., Tensor] = split_features,
 ) -> list[BenchmarkResult]:
     """Score a frozen encoder on every benchmark of a trial.
 
@@ -220,6 +276,7 @@ def score(
         paths: where to read.
         device: where to compute.
         progress: called with a step's name, items done and items in all.
+        features_of: :func:`split_features`, or what spreads it over several workers.
 
     Returns:
         One result per benchmark, in order.
@@ -231,17 +288,16 @@ def score(
         setting = preset.probes[benchmark.pooling]
         caches = {split: open_cache(settings, paths, getattr(benchmark, split)) for split in ("train", "test")}
         features = {
-            split: extract(
+            split: features_of(
                 encoder,
-                cache,
-                frames=preset.model.frames,
-                size=preset.model.size,
-                pooled=setting.pooling == "linear",
-                device=device,
-                repeat_stills=resolve(settings).images == "repeat",
+                settings,
+                paths,
+                getattr(benchmark, split),
+                setting.pooling == "linear",
+                device,
                 progress=None if progress is None else _named(progress, f"{name} {split}"),
             )
-            for split, cache in caches.items()
+            for split in caches
         }
         labels = {split: torch.from_numpy(np.array(cache.labels)).to(device) for split, cache in caches.items()}
         if progress is not None:

@@ -257,7 +257,9 @@ class Place:
                 if why is not None:
                     raise UnreachableError(f"{self} cannot be {done}: {why}") from error
             elif isinstance(error, OSError) and error.errno:
-                said = os.strerror(error.errno)
+                # Arrow puts a sentence of its own where others put the system's words.
+                own = error.strerror is None or "Detail: [errno" in error.strerror
+                said = os.strerror(error.errno) if own else str(error.strerror)
             raise StorageError(f"{self} cannot be {done}: {said[:200]}") from error
 
 

@@ -206,6 +206,7 @@ class Trainer:
             for kind in get_args(Kind)
         }
         self.step = 0
+        self.spent = 0.0  # seconds of training behind this step, also of the processes it was resumed from
         self.noticed = False
         self.sampler_state: dict[str, Any] | None = None
         self.last_report: dict[str, float] | None = None
@@ -248,6 +249,7 @@ class Trainer:
         self.sampler_state = found.state["sampler"]
         self.last_report = found.record["metrics"]
         self.step = found.step
+        self.spent = float(found.record["metrics"].get("seconds", 0.0))
         return found
 
     def _manifests(self) -> dict[str, str]:
@@ -284,7 +286,9 @@ class Trainer:
                     "clips": self.step * self.o.batch,
                     "ms_per_step": 1e3 * seconds / (self.step - since),
                     "data_wait": waited / seconds,
+                    "seconds": self.spent + seconds,
                 }
+                self.spent = found["seconds"]
                 save = self._saver(stream_.state_dict(), found) if saves else None
                 self.reporter.report(found, save)
                 began, waited, since = time.perf_counter(), 0.0, self.step

@@ -20,12 +20,13 @@ from ray import tune
 from ray._private.state import state as ray_state
 from torch import nn
 
+from equipoise.models.encoder import VideoEncoder
 from equipoise.models.jepa import VideoJEPA
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableError
-from equipoise.platform.evaluation import frozen_encoder, score, untrained_encoder
+from equipoise.platform.evaluation import frozen_encoder, score, split_features, untrained_encoder
 from equipoise.platform.mix import resolve
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.settings import Resources, TrialSettings
 from equipoise.platform.sharding import shard
 from equipoise.platform.storage import REASONS, Place
 from equipoise.platform.training import LocalReporter, Paths, Trainer, compute_threads, default_device
@@ -255,6 +256,8 @@ def score_checkpoint(
     Returns:
         ``accuracies`` by benchmark in percent, ``summaries`` and ``flags``.
     """
+    began = time.monotonic()
+    trained = 0.0
     with compute_threads(int(settings.resources.cpus_per_worker)):
         flags: list[str] = []
         if final is None:
@@ -262,11 +265,61 @@ def score_checkpoint(
         else:
             found = checkpoints.load(final)
             encoder = frozen_encoder(found)
+            trained = float(found.record["metrics"].get("seconds", 0.0))
             if resolve(found.settings).untrained_allowed:
                 flags.append("untrained_encoder")
-        results = score(encoder, settings, paths, default_device(), progress)
+        spread = _Spread(settings.resources)
+        results = score(encoder, settings, paths, default_device(), progress, spread.features)
     for result in results:
         result.write(folder / "correctness")
     summaries = [r.summary() for r in results]
     (folder / "scores.json").write(json.dumps({"benchmarks": summaries, "flags": flags}, indent=1))
-    return {"accuracies": {r.benchmark: r.accuracy for r in results}, "summaries": summaries, "flags": flags}
+    return {
+        "accuracies": {r.benchmark: r.accuracy for r in results},
+        "summaries": summaries,
+        "flags": flags,
+        "seconds": {"pretrain": trained, "score": time.monotonic() - began},
+    }
+
+
+class _Spread:
+    """Features of a benchmark, a part by each of a trial's workers.
+
+    Args:
+        resources: the trial's; with one worker everything happens here.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self.parts = resources.workers
+        self.task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(_part)
+
+    def features(
+        self,
+        encoder: VideoEncoder,
+        settings: TrialSettings,
+        paths: Paths,
+        manifest: str,
+        pooled: bool,
+        device: torch.device,
+        progress: Any = None,
+    ) -> torch.Tensor:
+        """As :func:`equipoise.platform.evaluation.split_features`; the first part is computed here."""
+        mine = (0, self.parts)
+        if self.parts == 1:
+            return split_features(encoder, settings, paths, manifest, pooled, device, mine, progress)
+        shared = ray.put(encoder.cpu())
+        others = [
+            self.task.remote(shared, settings, paths, manifest, pooled, (part, self.parts))
+            for part in range(1, self.parts)
+        ]
+        found = split_features(encoder, settings, paths, manifest, pooled, device, mine, progress)
+        parts = [found, *(torch.from_numpy(part).to(device) for part in ray.get(others))]
+        return torch.cat([part for part in parts if len(part)])
+
+
+def _part(
+    encoder: VideoEncoder, settings: TrialSettings, paths: Paths, manifest: str, pooled: bool, part: tuple[int, int]
+) -> Any:
+    """One part's features as an array, computed with one worker's resources."""
+    with compute_threads(int(settings.resources.cpus_per_worker)):
+        return split_features(encoder, settings, paths, manifest, pooled, default_device(), part).cpu().numpy()

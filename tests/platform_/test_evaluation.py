@@ -13,6 +13,7 @@ import torch
 from equipoise.data.decode import uniform_indices
 from equipoise.data.transforms import center_crop_resize
 from equipoise.platform import checkpoint as checkpoints
+from equipoise.platform import evaluation
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder
 from equipoise.platform.settings import ProbeSetting, TrialSettings
@@ -127,3 +128,22 @@ def test_probe_of_noise_is_at_chance() -> None:
     predicted, _, _ = probe(x, labels, test, 4, setting, seed=0)
     accuracy = (predicted == torch.arange(600) % 4).float().mean().item()
     assert abs(accuracy - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 600)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_parts_of_the_features_join_to_the_whole(
+    parts: int, make_trial: Make, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "EXTRACT_BATCH", 8)
+    settings = make_trial()
+    encoder = evaluation.untrained_encoder(settings)
+    manifest = settings.regime.benchmarks["mini_dive"].train
+
+    for pooled in (True, False):
+        whole = evaluation.split_features(encoder, settings, paths, manifest, pooled, CPU)
+        assert len(whole) == 48
+        found = [
+            evaluation.split_features(encoder, settings, paths, manifest, pooled, CPU, (k, parts)) for k in range(parts)
+        ]
+        assert max(len(f) for f in found) < len(whole)
+        assert torch.equal(torch.cat([f for f in found if len(f)]), whole)
