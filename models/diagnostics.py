@@ -60,3 +60,36 @@ def gradient_shares(weighted: Mapping[str, Tensor], student: Sequence[Tensor]) -
         norms[name] = sum(float(g.float().square().sum()) for g in grads if g is not None) ** 0.5
     total = sum(norms.values())
     return {name: norm / total if total > 0 else 0.0 for name, norm in norms.items()}
+
+
+def principal_colours(tokens: Tensor) -> Tensor:
+    """Colours that show how an encoder tells places apart: its tokens on their first three principal components.
+
+    The components are those of all tokens together, so equal colours mean alike features in every item of one call,
+    and nothing between two calls. Each component runs from its 1st to its 99th percentile over red, green or blue;
+    its sign is the one in which its largest loading is positive. A component the tokens do not have is 0.5.
+
+    Args:
+        tokens: ``[N, K, D]`` features of N items at K places, any floating dtype; computed in float64.
+
+    Returns:
+        float32 ``[N, K, 3]`` in 0..1.
+
+    Raises:
+        ValueError: if ``tokens`` is not ``[N, K, D]`` with at least one token.
+    """
+    if tokens.ndim != 3 or tokens.numel() == 0:
+        raise ValueError(f"tokens are {list(tokens.shape)}; expected [items, places, channels], none of them 0")
+    N, K, D = tokens.shape
+    x = tokens.detach().double().reshape(N * K, D)
+    x = x - x.mean(0)
+    _, s, axes = torch.linalg.svd(x, full_matrices=False)
+    colours = torch.full((N * K, 3), 0.5, dtype=torch.float64, device=x.device)
+    # What floating point leaves of a direction that is not there is no colour.
+    there = s[:3] > 1e-6 * s[0].clamp_min(torch.finfo(torch.float32).tiny)
+    for i in range(int(there.sum())):
+        axis = axes[i] * torch.sign(axes[i][axes[i].abs().argmax()])
+        along = x @ axis
+        low, high = torch.quantile(along, 0.01), torch.quantile(along, 0.99)
+        colours[:, i] = ((along - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)).clamp(0, 1)
+    return colours.float().reshape(N, K, 3)

@@ -12,17 +12,21 @@ import click
 
 from equipoise.platform.cli_audit import audit
 from equipoise.platform.cli_claims import claims
+from equipoise.platform.cli_confirm import confirm
 from equipoise.platform.cli_data import build_miniature, data
+from equipoise.platform.cli_design import ablation_of, design_options
+from equipoise.platform.cli_effects import effects
 from equipoise.platform.cli_options import (
     emit,
     home_options,
     json_option,
     optuna_storage_option,
-    progress_bar,
     storage_option,
     study_home,
 )
+from equipoise.platform.cli_report import report
 from equipoise.platform.cli_results import front, list_, probe, ui
+from equipoise.platform.cli_run import run, run_and_conclude
 from equipoise.platform.errors import EquipoiseError
 
 # Heavy modules (torch, ray, mlflow) are imported by the commands that need them: help answers at once.
@@ -58,7 +62,7 @@ def cli() -> None:
     """Find Pareto-balanced training objectives for self-supervised video models."""
 
 
-for _command in (audit, claims, data, probe, front, list_, ui):
+for _command in (audit, claims, confirm, data, effects, probe, front, report, list_, ui):
     cli.add_command(_command)
 
 
@@ -77,26 +81,30 @@ def sweep(space: str, as_json: bool, **options: Any) -> None:
     from equipoise.platform.definitions import load_sweep
 
     changes = _changes(options, "trials", "seed", "sampler")
-    _run_and_conclude(study.sweep, load_sweep(space, changes), options, as_json, f"sweep {shlex.quote(space)}")
+    run_and_conclude(study.sweep, load_sweep(space, changes), options, as_json, f"sweep {shlex.quote(space)}")
 
 
 @cli.command()
-@click.argument("definition")
+@click.argument("definition", required=False)
+@design_options
 @click.option("--variant", "variants", multiple=True, help="Replace the variants; may be given more than once.")
 @click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Replace the seeds.")
 @_study_options
 @home_options
 @json_option
-def ablate(definition: str, as_json: bool, **options: Any) -> None:
-    """Run named variants with several seeds. DEFINITION is a shipped study or a YAML file."""
+def ablate(definition: str | None, as_json: bool, **options: Any) -> None:
+    """Run named variants with several seeds. DEFINITION is a shipped study or a YAML file.
+
+    With --design the variants are combinations of factors, and what each factor adds is estimated at the end; it needs
+    no DEFINITION: equipoise ablate --design factorial --factor fwm --factor hw --factor ld
+    """
     from equipoise.platform import study
-    from equipoise.platform.definitions import load_ablation
 
     changes = _changes(options, "variants", "seeds")
     if changes["seeds"]:
         changes["control_seeds"] = changes["seeds"]
-    loaded = load_ablation(definition, changes)
-    _run_and_conclude(study.ablate, loaded, options, as_json, f"ablate {shlex.quote(definition)}")
+    loaded, again = ablation_of(definition, options, changes)
+    run_and_conclude(study.ablate, loaded, options, as_json, again)
 
 
 @cli.command()
@@ -126,7 +134,7 @@ def pretrain(variant: str, seed: int, as_json: bool, **options: Any) -> None:
     }
     definition = parse(AblationDefinition, content, f"pretrain {variant}")
     again = f"pretrain {variant} --seed {seed}"
-    outcome = _run(study.pretrain, definition, options, again)
+    outcome = run(study.pretrain, definition, options, again)
     row = outcome.rows[0]
     if row.status == "failed":
         raise EquipoiseError(f"pretraining failed: {row.error}")
@@ -154,56 +162,6 @@ def _resources(options: dict[str, Any]) -> dict[str, Any]:
     return {k: options[k] for k in keys if options[k] is not None}
 
 
-def _home(options: dict[str, Any]) -> Any:
-    return study_home(options["home"], options["tracking_uri"], options.get("storage"), options.get("optuna_storage"))
-
-
-def _run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> Any:
-    """Run a study; an interrupted one ends the command with the words that resume it."""
-    place = _home(options)
-    with progress_bar("Preparing") as progress:
-        outcome = runner(definition, place, resume=options["resume"], address=options["address"], progress=progress)
-    if not outcome.complete:
-        done = outcome.count("finished")
-        where = f"--home {shlex.quote(str(place.root))}"
-        where += f" --storage {shlex.quote(str(place.place))}" if place.storage else ""
-        # Its URL may hold a password, so it is not repeated.
-        where += " and the same --optuna-storage" if place.optuna_storage else ""
-        click.echo(
-            f"Stopped: {done} of {outcome.planned} trials are finished and kept. "
-            f"Go on with: equipoise {again} --name {definition.name} --resume {where}",
-            err=True,
-        )
-        raise SystemExit(130)
-    return outcome
-
-
-def _run_and_conclude(runner: Any, definition: Any, options: dict[str, Any], as_json: bool, again: str) -> None:
-    from rich.console import Console
-
-    from equipoise.platform.conclude import conclude_study, show
-    from equipoise.platform.selection import SelectionError
-
-    outcome = _run(runner, definition, options, again)
-    failed = [r for r in outcome.rows if r.status == "failed"]
-    for row in failed:
-        click.echo(f"{row.key} {row.name} failed: {row.error}", err=True)
-    if len(failed) == len(outcome.rows):
-        raise EquipoiseError(f"every trial of study {outcome.name!r} failed; the first: {failed[0].error}")
-    try:
-        found = conclude_study(outcome.name, _home(options), None, options["tolerance"])
-    except SelectionError as error:
-        # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
-        click.echo(f"No selection yet: {error}", err=True)
-        if as_json:
-            emit({**outcome.to_dict(), "selection": None})
-        return
-    if as_json:
-        emit({**outcome.to_dict(), "selection": found.to_dict()})
-    else:
-        show(found, Console())
-
-
 @cli.command()
 @click.option("--trials", type=click.IntRange(1), help="Trials of the search; default: the shipped space's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a preset key.")
@@ -227,7 +185,7 @@ def quickstart(
         "address": None,
         "tolerance": None,
     }
-    _run_and_conclude(study.sweep, definition, options, as_json, "sweep quickstart")
+    run_and_conclude(study.sweep, definition, options, as_json, "sweep quickstart")
     click.echo(f"Compare the trials in MLflow: equipoise ui --home {shlex.quote(str(place.root))}", err=as_json)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from equipoise.platform.designs import Design, Plan, plan
 from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.mix import CONTROLS, load_variant
 from equipoise.platform.settings import (
@@ -202,10 +203,12 @@ class AblationDefinition(StudyBase):
         variants: names of shipped variants.
         custom: further variants, defined here.
         seeds: seeds of each variant; controls run with the same ones unless ``control_seeds`` is given.
+        design: further variants, the cells of a design; a custom variant that is a factor of it runs in its cells only.
     """
 
     variants: tuple[str, ...] = ()
     custom: dict[str, Variant] = Field(default_factory=dict)
+    design: Design | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
 
     @model_validator(mode="before")
@@ -222,13 +225,29 @@ class AblationDefinition(StudyBase):
         twice = sorted(set(self.custom) & set(self.variants) | set(self.custom) & set(CONTROLS))
         if twice:
             raise ValueError(f"variant {twice[0]!r} is shipped already: give yours another name")
-        if not self.variants and not self.custom:
+        if self.design is not None:
+            self._check_design(self.design)
+        elif not self.variants and not self.custom:
             raise ValueError("no variants: name at least one, e.g. variants: [hw, fwm]")
         return self
 
+    def _check_design(self, design: Design) -> None:
+        if self.refuse_controls and design.kind != "leave_one_out":
+            raise ValueError(f"a design of kind {design.kind} has the baseline as a cell: leave refuse_controls out")
+        plan(design, self.custom, self.reading)
+
+    def plan(self) -> Plan | None:
+        """The design worked out, None for a study without one."""
+        return None if self.design is None else plan(self.design, self.custom, self.reading)
+
     def members(self) -> list[tuple[str, Variant, int]]:
         """Every variant with every seed, controls left to :meth:`controls`."""
-        named = {n: load_variant(n) for n in self.variants if n not in CONTROLS or self.refuse_controls} | self.custom
+        factors = {f.name for f in self.design.factors} if self.design is not None else set()
+        named = {n: load_variant(n) for n in self.variants if n not in CONTROLS or self.refuse_controls}
+        named |= {n: variant for n, variant in self.custom.items() if n not in factors}
+        worked_out = self.plan()
+        if worked_out is not None:
+            named |= {c.variant_name: c.variant for c in worked_out.cells if c.variant_name not in CONTROLS}
         return [(name, variant, seed) for seed in self.seeds for name, variant in named.items()]
 
 

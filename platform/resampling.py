@@ -78,7 +78,7 @@ class Spread:
         being the seeds' own, where that is above 1, and are never below f. By quadrature over the chi-squared
         distribution of the seeds' variance, whatever their true share is, a test at 5 % then errs in 4.3 to 5.3 %
         (3 seeds, f = 2), 4.8 to 5.5 % (5 seeds) and 4.9 to 5.2 % (10 seeds), and one at 0.5 % in no more than 0.7 %;
-        as Satterthwaite has it, one at 5 % errs in up to 7.9, 5.9 and 5.2 %. With two seeds it is 3.5 to 6.3 %.
+        as Satterthwaite has it, one at 5 % errs in up to 7.8, 5.9 and 5.2 %. With two seeds it is 3.5 to 6.3 %.
         """
         f = self.seed_freedom
         excess = max(1.0, (1 + 10 / f**3) * (0.05 / level) ** (1.7 / f))

@@ -21,6 +21,7 @@ from equipoise.platform.settings import RECORDS, TrialSettings
 # One writer at a time fits SQLite; MLflow's own progress lines and warnings would break the display.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for results
 
 # A server that does not answer is waited for here, with a word on the display, not silently inside MLflow.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -339,4 +339,5 @@ def test_study(name: str) -> None:
     for s in settings:
         resolve(s)
     assert len({s.key for s in settings}) == len(settings), "no trial is asked for twice"
-    assert len(settings) == (len(study.variants) + len(CONTROLS)) * len(study.seeds)
+    cells = 0 if study.design is None else 2 ** len(study.design.factors) - 1
+    assert len(settings) == (len(study.variants) + cells + len(CONTROLS)) * len(study.seeds)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipoise.models.diagnostics import effective_rank, gradient_shares, target_spread
+from equipoise.models.diagnostics import effective_rank, gradient_shares, principal_colours, target_spread
 
 
 def test_effective_rank_equals_the_formula() -> None:
@@ -68,3 +68,31 @@ def test_gradient_shares_equal_hand_computed_norms() -> None:
 def test_gradient_shares_where_nothing_arrives() -> None:
     a = torch.ones(2, requires_grad=True)
     assert gradient_shares({"dead": torch.tensor(1.0)}, [a]) == {"dead": 0.0}
+
+
+def test_principal_colours_equal_numpy_svd() -> None:
+    stream = np.random.default_rng(1)
+    tokens = stream.normal(size=(5, 12, 7)) @ np.diag([5.0, 3, 2, 1, 0.5, 0.2, 0.1]) + 40
+    flat = tokens.reshape(60, 7) - tokens.reshape(60, 7).mean(0)
+    axes = np.linalg.svd(flat)[2][:3]
+    axes *= np.sign(axes[np.arange(3), np.abs(axes).argmax(1)])[:, None]
+    along = flat @ axes.T
+    low, high = np.quantile(along, [0.01, 0.99], axis=0)
+    expected = np.clip((along - low) / (high - low), 0, 1).reshape(5, 12, 3)
+    found = principal_colours(torch.from_numpy(tokens))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    # Neither an offset nor a scale of the features is a difference between places.
+    np.testing.assert_allclose(principal_colours(torch.from_numpy(7 * tokens - 300)).numpy(), expected, atol=1e-5)
+
+
+def test_principal_colours_of_too_few_directions_are_grey() -> None:
+    g = torch.Generator().manual_seed(0)
+    line = torch.randn(3, 8, 1, generator=g) * torch.randn(1, 1, 6, generator=g)
+    colours = principal_colours(line)
+    assert colours[..., 0].unique().numel() > 3
+    assert (colours[..., 1:] == 0.5).all()
+    assert (principal_colours(torch.full((2, 4, 6), 3.0)) == 0.5).all()
+    assert principal_colours(torch.randn(2, 4, 1, generator=g)).shape == (2, 4, 3)
+    with pytest.raises(ValueError, match=r"tokens are \[4, 6\]; expected"):
+        principal_colours(torch.zeros(4, 6))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from equipoise.platform.correctness import read_correctness
 from equipoise.platform.evaluation import BenchmarkResult
@@ -331,6 +332,13 @@ def test_holm_against_a_calculation_by_hand() -> None:
     assert [d.distinguishable for d in found] == [True, False, False, False, True]
     assert [d.distinguishable for d in map(with_p, (0.01, 0.04))] == [True, True]
     assert holm([]) == ()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_holm_against_statsmodels(count: int) -> None:
+    values = np.random.default_rng(count).uniform(0, 0.2, count).round(2)  # with ties
+    wanted = multipletests(values, method="holm")[1]
+    assert [d.p_adjusted for d in holm([with_p(p) for p in values])] == pytest.approx(list(wanted))
 
 
 def power_of(effect: float, seeds: int, paired: bool, level: float) -> float:

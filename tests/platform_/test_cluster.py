@@ -1,6 +1,6 @@
-"""Faults injected into whole studies: every trial accounted for, no work lost beyond a checkpoint interval.
+"""Studies on clusters that lose parts and that grow: every trial accounted for, little work done twice.
 
-``bench/faults.py`` runs each of these several times and tabulates what they record.
+``bench/faults.py`` runs each fault several times and tabulates what the tests record.
 """
 
 from __future__ import annotations
@@ -151,9 +151,8 @@ class Nodes:
                 [*ray, *memory, *words], env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def start_head(self, wait: Callable[[int, subprocess.Popen[Any]], None]) -> None:
-        # A short path: Ray's sockets lie below it.
-        self.head = self._start("head", "--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-port=0")
+    def start_head(self, wait: Callable[[int, subprocess.Popen[Any]], None], *more: str) -> None:
+        self.head = self._start("head", "--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-port=0", *more)
         wait(self.port, self.head)
 
     def add(self, name: str, cpus: int = 1) -> None:
@@ -403,3 +402,87 @@ def test_the_mlflow_server_is_away(
         accounted("t0003", attempts=1, lost=0)
     finally:
         end_tree(server.pid)
+
+
+# ---- a cluster that grows
+
+GROWING = {
+    "cluster_name": "grows",
+    "max_workers": 3,
+    "upscaling_speed": 10.0,
+    "idle_timeout_minutes": 0.1,
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "node": {
+            "resources": {"CPU": 1, "object_store_memory": 80_000_000},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": 3,
+        },
+    },
+    **{key: {} for key in ("auth", "docker", "file_mounts")},
+    **{
+        key: []
+        for key in (
+            *("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands"),
+            *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+        )
+    },
+    "file_mounts_sync_continuously": False,
+}
+WATCH = """
+import ray, sys, time
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+while True:
+    print(sum(n["Alive"] for n in ray.nodes()), flush=True)
+    time.sleep(0.5)
+"""
+
+
+def test_a_sweep_grows_the_cluster_and_leaves_it_small(
+    space: Path,
+    home: Home,
+    environment: dict[str, str],
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    wait_for_server: Callable[[int, subprocess.Popen[Any]], None],
+    check_books: CheckBooks,
+) -> None:
+    content = yaml.safe_load(space.read_text())
+    content |= {"set": ["optimisation.steps=10"], "trials": 10}
+    space.write_text(yaml.safe_dump(content))
+    port = free_port()
+    cluster = Nodes(tmp_path, {**environment, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}, port)
+    config = tmp_path / "grows.json"
+    config.write_text(json.dumps({**GROWING, "provider": {"type": "fake_multinode", "gcs_address": cluster.address}}))
+    counts: list[int] = []
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        cluster.start_head(wait_for_server, f"--autoscaling-config={config}")
+        watch = [sys.executable, "-c", WATCH, cluster.address]
+        processes.append(subprocess.Popen(watch, env=environment, stdout=subprocess.PIPE, text=True))
+        stream = processes[0].stdout
+        assert stream is not None
+        threading.Thread(
+            target=lambda: counts.extend(int(n) for n in stream if n.strip().isdigit()), daemon=True
+        ).start()
+        driver = Driver(space, home, environment, "--address", cluster.address, "--concurrent", "3")
+        try:
+            said = driver.finish()
+        finally:
+            driver.kill()
+        assert set(check_books(home, NAME, 12).values()) == {"finished"}
+        assert counts[0] == 1
+        assert max(counts) == 4, counts
+        assert "wait for 1 CPU" in said
+        assert "cluster growing: " in said
+        deadline = time.monotonic() + 90
+        while counts[-1] > 1:
+            assert time.monotonic() < deadline, counts
+            time.sleep(0.5)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        cluster.close()

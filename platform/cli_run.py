@@ -1,0 +1,86 @@
+"""What the commands that run a study share: run it, say how to go on after an interrupt, conclude it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from equipoise.platform.cli_options import emit, progress_bar, study_home
+from equipoise.platform.errors import EquipoiseError
+
+
+def home_of(options: dict[str, Any]) -> Any:
+    """The home folder of a command's options."""
+    return study_home(options["home"], options["tracking_uri"], options.get("storage"), options.get("optuna_storage"))
+
+
+def run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> Any:
+    """Run a study; an interrupted one ends the command with the words that resume it.
+
+    Args:
+        runner: called with the definition and the home.
+        definition: what it runs.
+        options: of the command.
+        again: the command's words without its options of place.
+    """
+    place = home_of(options)
+    with progress_bar("Preparing") as progress:
+        outcome = runner(definition, place, resume=options["resume"], address=options["address"], progress=progress)
+    if not outcome.complete:
+        done = outcome.count("finished")
+        where = f"--home {shlex.quote(str(place.root))}"
+        where += f" --storage {shlex.quote(str(place.place))}" if place.storage else ""
+        # Its URL may hold a password, so it is not repeated.
+        where += " and the same --optuna-storage" if place.optuna_storage else ""
+        click.echo(
+            f"Stopped: {done} of {outcome.planned} trials are finished and kept. "
+            f"Go on with: equipoise {again} --name {outcome.name} --resume {where}",
+            err=True,
+        )
+        raise SystemExit(130)
+    return outcome
+
+
+def say_failures(outcome: Any) -> None:
+    """Name every failed trial.
+
+    Raises:
+        EquipoiseError: if no trial finished.
+    """
+    failed = [r for r in outcome.rows if r.status == "failed"]
+    for row in failed:
+        click.echo(f"{row.key} {row.name} failed: {row.error}", err=True)
+    if len(failed) == len(outcome.rows):
+        raise EquipoiseError(f"every trial of study {outcome.name!r} failed; the first: {failed[0].error}")
+
+
+def run_and_conclude(runner: Any, definition: Any, options: dict[str, Any], as_json: bool, again: str) -> None:
+    """Run a study, select from it, and show what a design's factors add."""
+    from rich.console import Console
+
+    from equipoise.platform.conclude import conclude_study, show
+    from equipoise.platform.selection import SelectionError
+
+    outcome = run(runner, definition, options, again)
+    say_failures(outcome)
+    content = {**outcome.to_dict(), "selection": None}
+    try:
+        found = conclude_study(outcome.name, home_of(options), None, options["tolerance"])
+    except SelectionError as error:
+        # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
+        click.echo(f"No selection yet: {error}", err=True)
+    else:
+        content["selection"] = found.to_dict()
+        if not as_json:
+            show(found, Console())
+    if getattr(definition, "design", None) is not None:
+        from equipoise.platform.effects_view import conclude_effects, show_effects
+
+        effects, picture = conclude_effects(outcome.name, home_of(options))
+        content["effects"] = {**effects.to_dict(), "plot": picture and str(picture)}
+        if not as_json:
+            show_effects(effects, picture, Console())
+    if as_json:
+        emit(content)

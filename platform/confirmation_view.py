@@ -1,0 +1,81 @@
+"""A confirmation for the eye, and for the record: a table on the terminal, an artifact in MLflow."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from equipoise.platform.confirmation import Confirmation, Gain, confirmation_of, points, share_text
+from equipoise.platform.errors import StudyError
+
+if TYPE_CHECKING:
+    from equipoise.platform.study import Home
+
+RECORD = "confirmation.json"
+
+
+def conclude_confirmation(study: str, home: Home, tolerance: float | None = None) -> Confirmation:
+    """Say what survives, and log it to the confirmation's parent run.
+
+    Raises:
+        StudyError: the study is no confirmation, or has no scores yet.
+    """
+    found = confirmation_of(study, home, tolerance=tolerance)
+    if found is None:
+        raise StudyError(f"study {study!r} is no confirmation; make one with equipoise confirm {study}")
+    tracker = home.tracker()
+    parent = tracker.study_run(study).info.run_id
+    with tempfile.TemporaryDirectory() as temporary:
+        record = Path(temporary) / RECORD
+        record.write_text(json.dumps(found.to_dict(), indent=1))
+        tracker.artifacts(parent, record)
+    tracker.tag(parent, balanced=found.balanced or "none")
+    return found
+
+
+def show_confirmation(found: Confirmation, console: Console) -> None:
+    """Print gains in the search beside those on fresh seeds, then what they mean."""
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    for benchmark in found.benchmarks:
+        table.add_column(f"{benchmark}\nsearch → fresh, points", justify="right")
+    table.add_column("smallest gain", justify="right", no_wrap=True)
+    for variant in found.variants:
+        gains = found.of(variant)
+        was, now = found.smallest[variant]
+        mark = "★" if variant == found.balanced else " "
+        table.add_row(f"{mark} {variant}", *(_cell(gains[b]) for b in found.benchmarks), f"{was:+.2f} → {now:+.2f}")
+    if len(found.variants) > 1:
+        name = next(iter(found.together.values())).variant
+        table.add_section()
+        table.add_row(f"  {name}", *(_cell(found.together[b]) for b in found.benchmarks), "")
+    table.add_row(
+        "  baseline, %",
+        *(f"{was:.2f} → {now:.2f}" for was, now in (found.baseline[b] for b in found.benchmarks)),
+        "",
+        style="dim",
+    )
+    seeds = ", ".join(map(str, found.fresh_seeds))
+    console.print(f"Confirmation of study {found.confirms} on seeds {seeds}", style="bold", highlight=False)
+    console.print(table)
+    legend = "★ balanced on fresh seeds; bold *: more than chance (Holm); [a, b]: interval at 95%; below: what survives"
+    console.print(legend, style="dim", highlight=False, markup=False)
+    for sentence in found.sentences:
+        console.print(sentence, highlight=False, markup=False)
+    for note in found.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _cell(gain: Gain) -> Text:
+    clear = gain.fresh.distinguishable
+    text = Text(f"{gain.search:+.2f} → {points(gain.fresh)} {'*' if clear else ' '}", style="bold" if clear else "")
+    if gain.share is not None:
+        text.append(f"\n{share_text(gain)}  ", style="dim")
+    return text

@@ -1,0 +1,96 @@
+"""Effects of a design for the eye, and for the record: a table on the terminal, a picture, artifacts in MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from equipoise.platform.effects import MEANINGS, Effect, Effects, alias_text, effects_of
+from equipoise.platform.errors import StudyError
+from equipoise.platform.plot_effects import plot_effects
+
+if TYPE_CHECKING:
+    from equipoise.platform.study import Home
+
+RECORD, PICTURE = "effects.json", "effects.png"
+
+
+def conclude_effects(
+    study: str, home: Home, out: Path | None = None, *, level: float = 0.05, pooled: bool = True
+) -> tuple[Effects, Path | None]:
+    """Estimate a study's effects, draw them, and log both to its parent run.
+
+    Args:
+        study: its name or MLflow run id.
+        home: where it was written.
+        out: the picture; None for ``effects.png`` in the study's folder, or here where that is on another machine.
+        level: 0.05 for intervals of 95 %.
+        pooled: as in :func:`equipoise.platform.effects.estimate`.
+
+    Returns:
+        The effects, and the picture; None where too few cells are finished for any effect.
+
+    Raises:
+        StudyError: the study has no design.
+    """
+    found = effects_of(study, home, level=level, pooled=pooled)
+    if found is None:
+        raise StudyError(
+            f"study {study!r} has no design: effects need one, e.g. equipoise ablate --design factorial --factor fwm "
+            "--factor hw; equipoise front shows the differences of its variants"
+        )
+    folder = home.folder(found.study)
+    path = out or (folder if folder.is_dir() else Path.cwd()) / PICTURE
+    title = f"Study {found.study}: {found.plan.design.kind.replace('_', ' ')}"
+    picture = plot_effects(found, path, title) if found.effects else None
+    tracker = home.tracker()
+    parent = tracker.study_run(study).info.run_id
+    with tempfile.TemporaryDirectory() as temporary:
+        record = Path(temporary) / RECORD
+        record.write_text(json.dumps(found.to_dict(), indent=1))
+        tracker.artifacts(parent, record)
+    if picture is not None:
+        tracker.artifacts(parent, picture)
+    return found, picture
+
+
+def show_effects(found: Effects, picture: Path | None, console: Console) -> None:
+    """Print the effects as a table, then what they mean and what to beware of."""
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("effect")
+    for benchmark in found.benchmarks:
+        table.add_column(f"{benchmark}, points", justify="right", no_wrap=True)
+    by_name: dict[str, dict[str, Effect]] = {}
+    for effect in found.effects:
+        by_name.setdefault(effect.name, {})[effect.benchmark] = effect
+    for name, on in by_name.items():
+        example = next(iter(on.values()))
+        label = Text(name)
+        if example.aliases:
+            label.append(f"\n+ {alias_text(example.aliases, 2)}", style="dim")
+        table.add_row(label, *(_cell(on[b]) if b in on else Text("-") for b in found.benchmarks))
+    console.print(f"Effects of study {found.study}", style="bold", highlight=False)
+    console.print(table)
+    legend = f"bold *: more than chance (Holm over a benchmark's effects); [a, b]: interval at {1 - found.level:.0%}"
+    console.print(legend, style="dim", highlight=False, markup=False)
+    for kind in dict.fromkeys(effect.kind for effect in found.effects):
+        console.print(f"{kind.replace('_', ' ')}: {MEANINGS[kind]}", style="dim", highlight=False, soft_wrap=True)
+    for note in found.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+    if picture is not None:
+        console.print(f"Plot: {picture}", highlight=False, soft_wrap=True)
+
+
+def _cell(effect: Effect) -> Text:
+    text = f"{effect.estimate:+.2f}"
+    if not math.isnan(effect.low):
+        text += f" [{effect.low:+.2f}, {effect.high:+.2f}]"
+    return Text(f"{text} {'*' if effect.distinguishable else ' '}", style="bold" if effect.distinguishable else "")
