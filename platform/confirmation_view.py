@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equipoise.platform.confirmation import Confirmation, Gain, confirmation_of, points, share_text
+from equipoise.platform.confirmation import Confirmation, Gain, confirmation_of, share_text
 from equipoise.platform.errors import StudyError
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("variant", no_wrap=True)
     for benchmark in found.benchmarks:
-        table.add_column(f"{benchmark}\nsearch → fresh, points", justify="right")
-    table.add_column("smallest gain", justify="right", no_wrap=True)
+        table.add_column(f"{benchmark}\nsearch → fresh", justify="right")
+    table.add_column("smallest\nsearch → fresh", justify="right", no_wrap=True)
     for variant in found.variants:
         gains = found.of(variant)
         was, now = found.smallest[variant]
@@ -65,7 +66,10 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
     seeds = ", ".join(map(str, found.fresh_seeds))
     console.print(f"Confirmation of study {found.confirms} on seeds {seeds}", style="bold", highlight=False)
     console.print(table)
-    legend = "★ balanced on fresh seeds; bold *: more than chance (Holm); [a, b]: interval at 95%; below: what survives"
+    legend = (
+        "gains over baseline in points; ★ balanced on fresh seeds; bold *: more than chance (Holm over the variants); "
+        "[a, b]: interval at 95% of the fresh gain; below it how much of the search's gain survives"
+    )
     console.print(legend, style="dim", highlight=False, markup=False)
     for sentence in found.sentences:
         console.print(sentence, highlight=False, markup=False)
@@ -74,8 +78,11 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
 
 
 def _cell(gain: Gain) -> Text:
-    clear = gain.fresh.distinguishable
-    text = Text(f"{gain.search:+.2f} → {points(gain.fresh)} {'*' if clear else ' '}", style="bold" if clear else "")
+    fresh = gain.fresh
+    clear = fresh.distinguishable
+    text = Text(f"{gain.search:+.2f} → {fresh.estimate:+.2f} {'*' if clear else ' '}", style="bold" if clear else "")
+    if not math.isnan(fresh.low):
+        text.append(f"\n[{fresh.low:+.2f}, {fresh.high:+.2f}]  ")
     if gain.share is not None:
         text.append(f"\n{share_text(gain)}  ", style="dim")
     return text

@@ -48,11 +48,11 @@ class Factor(Variant):
     @classmethod
     def _forms(cls, given: Any) -> Any:
         if isinstance(given, str) and "=" in given:
-            objective, _, weight = given.partition("=")
+            objective, _, typed = given.partition("=")
             try:
-                given = {objective.strip(): float(weight)}
+                given = {objective.strip(): float(typed)}
             except ValueError:
-                raise ValueError(f"factor {given!r}: {weight!r} is no weight; write delta=0.5") from None
+                raise ValueError(f"factor {given!r}: {typed!r} is no weight; write delta=0.5") from None
         if isinstance(given, str):
             return {"name": given}
         if isinstance(given, Mapping) and "name" not in given:

@@ -65,9 +65,9 @@ def conclude_effects(
 def show_effects(found: Effects, picture: Path | None, console: Console) -> None:
     """Print the effects as a table, then what they mean and what to beware of."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("effect")
+    table.add_column("effect", no_wrap=True)
     for benchmark in found.benchmarks:
-        table.add_column(f"{benchmark}, points", justify="right", no_wrap=True)
+        table.add_column(f"{benchmark}\npoints", justify="right", no_wrap=True)
     by_name: dict[str, dict[str, Effect]] = {}
     for effect in found.effects:
         by_name.setdefault(effect.name, {})[effect.benchmark] = effect
@@ -90,7 +90,7 @@ def show_effects(found: Effects, picture: Path | None, console: Console) -> None
 
 
 def _cell(effect: Effect) -> Text:
-    text = f"{effect.estimate:+.2f}"
+    text = f"{effect.estimate:+.2f} {'*' if effect.distinguishable else ' '}"
     if not math.isnan(effect.low):
-        text += f" [{effect.low:+.2f}, {effect.high:+.2f}]"
-    return Text(f"{text} {'*' if effect.distinguishable else ' '}", style="bold" if effect.distinguishable else "")
+        text += f"\n[{effect.low:+.2f}, {effect.high:+.2f}]  "
+    return Text(text, style="bold" if effect.distinguishable else "")

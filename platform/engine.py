@@ -256,7 +256,7 @@ class Director:
         """
         try:
             yield
-        except EquipoiseError as error:
+        except (EquipoiseError, OSError) as error:
             if self.halted is None:
                 self.halted = str(error)
                 os.kill(os.getpid(), signal.SIGINT)
@@ -351,8 +351,10 @@ class _Callback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_error()
+        # An error that Tune has stored comes back as the text of its trace, which ends with what happened.
+        what = type(error).__name__ if isinstance(error, BaseException) else str(error).strip().splitlines()[-1]
         with self.pass_on.director.books():
-            self.pass_on.director.ended(trial.config["number"], f"the trial's process died: {type(error).__name__}")
+            self.pass_on.director.ended(trial.config["number"], f"the trial's process died: {what}")
 
 
 def run(director: Director, retries: int) -> bool:
@@ -381,6 +383,7 @@ def run(director: Director, retries: int) -> bool:
         tune.with_resources(run_trial, per_trial),
         tune_config=TuneConfig(
             search_alg=_Searcher(director),
+            reuse_actors=True,  # a process that has loaded PyTorch takes the next trial: seconds saved for each
             num_samples=remaining,
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
         ),

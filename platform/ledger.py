@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from typing import Any, Literal
 from equipoise.platform.errors import StudyError
 
 Status = Literal["proposed", "ready", "running", "finished", "failed", "interrupted"]
+# SQLite's codes for a file that is busy, locked, read-only, damaged, gone, or on a disk that is full or fails.
+UNUSABLE = (5, 6, 8, 10, 11, 13, 14)
 OPEN: tuple[Status, ...] = ("proposed", "ready", "running", "interrupted")
 
 SCHEMA = """
@@ -97,6 +99,15 @@ class Ledger:
         except (OSError, sqlite3.Error) as error:
             raise StudyError(f"the study's book {path} cannot be opened: {error}") from None
         self._db.row_factory = sqlite3.Row
+        self._path = path
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in UNUSABLE:
+                raise  # a mistake of ours
+            raise StudyError(f"the study's book {self._path} cannot be used: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -104,17 +115,17 @@ class Ledger:
 
     def fact(self, key: str) -> Any:
         """A fact of the study, or None."""
-        row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        row = self._execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row["value"])
 
     def set_fact(self, key: str, value: Any) -> None:
         """Store a JSON-able fact of the study."""
-        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
+        self._execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
 
     def open_trial(self, name: str, role: str, settings: str | None = None) -> Row:
         """Write a new trial's identity."""
         now = time.time()
-        cursor = self._db.execute(
+        cursor = self._execute(
             "INSERT INTO trials (name, role, status, settings, created, updated) VALUES (?, ?, 'proposed', ?, ?, ?)",
             (name, role, settings, now, now),
         )
@@ -126,12 +137,12 @@ class Ledger:
         if "result" in columns:
             columns["result"] = json.dumps(columns["result"])
         names = ", ".join(f"{c} = ?" for c in (*columns, "updated"))
-        self._db.execute(f"UPDATE trials SET {names} WHERE number = ?", (*columns.values(), time.time(), number))
+        self._execute(f"UPDATE trials SET {names} WHERE number = ?", (*columns.values(), time.time(), number))
         return self[number]
 
     def remove(self, number: int) -> None:
         """Strike out a trial that never got further than its identity."""
-        self._db.execute("DELETE FROM trials WHERE number = ? AND run_id IS NULL", (number,))
+        self._execute("DELETE FROM trials WHERE number = ? AND run_id IS NULL", (number,))
 
     def __getitem__(self, number: int) -> Row:
         found = list(self._rows("WHERE number = ?", number))
@@ -147,7 +158,7 @@ class Ledger:
         return list(self._rows(f"WHERE status IN ({marks}) ORDER BY number", *statuses))
 
     def _rows(self, clause: str, *values: Any) -> Iterator[Row]:
-        for r in self._db.execute(f"SELECT * FROM trials {clause}", values).fetchall():
+        for r in self._execute(f"SELECT * FROM trials {clause}", values).fetchall():
             columns = {k: r[k] for k in r.keys() if k not in ("created", "updated")}  # noqa: SIM118  sqlite3.Row
             columns["result"] = None if r["result"] is None else json.loads(r["result"])
             yield Row(**columns)

@@ -16,6 +16,7 @@ import jinja2
 import yaml
 
 from equipoise.platform.definitions import SweepDefinition
+from equipoise.platform.effects import MEANINGS, Effect, alias_text
 from equipoise.platform.report_charts import groups, marker, outside, pair, title_of
 from equipoise.platform.report_content import (
     SINGLE,
@@ -170,6 +171,8 @@ def page(content: Content, pictures: Pictures) -> str:
         controls=_controls(content),
         titles={b: title_of(b) for b in content.selection.benchmarks},
         importance=[(b, bars(found), found) for b, found in _by_benchmark(content).items()],
+        effects=_effects(content),
+        meanings=MEANINGS,
         audits=sorted(content.audits, key=lambda a: a["variant"] != _chosen(content)),
         curves=_curves(content, styles),
         styles=[(n, swatch(style)) for n, style in styles.items() if style != "other" and n in drawn],
@@ -302,6 +305,16 @@ def _by_benchmark(content: Content) -> dict[str, list[Any]]:
     for one in content.importance:
         found.setdefault(one.benchmark, []).append(one)
     return found
+
+
+def _effects(content: Content) -> list[tuple[str, str, dict[str, Effect]]]:
+    """Effects of a design: name, what is confounded with it, and the effect by benchmark."""
+    if content.effects is None:
+        return []
+    by_name: dict[str, dict[str, Effect]] = {}
+    for effect in content.effects.effects:
+        by_name.setdefault(effect.name, {})[effect.benchmark] = effect
+    return [(name, alias_text(next(iter(on.values())).aliases), on) for name, on in by_name.items()]
 
 
 def _curves(content: Content, styles: Mapping[str, str]) -> list[str]:

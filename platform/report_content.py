@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equipoise.platform.confirmation import Confirmation, confirmation_of
 from equipoise.platform.correctness import read_correctness
+from equipoise.platform.effects import Effects, effects_of
 from equipoise.platform.errors import EquipoiseError, StorageError
 from equipoise.platform.importance import Importance, ImportanceError, search_importance
 from equipoise.platform.results import ResultTable
@@ -100,6 +102,8 @@ class Content:
             that are compared with the same control.
         weights: weights of every variant by objective.
         importance: of a search's objectives.
+        effects: of a design's factors, None for a study without a design.
+        confirmation: what became of a search's gains on fresh seeds, None for a study of another kind.
         audits: one per mix audited, as :meth:`equipoise.platform.audit.AuditResult.to_dict` gives it.
         curves: metric to curves by trial name.
         trials: every trial.
@@ -121,6 +125,8 @@ class Content:
     differences: Mapping[tuple[str, str, str], Difference]
     weights: Mapping[str, Mapping[str, float]]
     importance: Sequence[Importance]
+    effects: Effects | None
+    confirmation: Confirmation | None
     audits: Sequence[Mapping[str, Any]]
     curves: Mapping[str, Curves]
     trials: Sequence[Trial]
@@ -185,6 +191,12 @@ def gather(study: str, home: Home, tolerance: float | None = None) -> Content:
     runs = tracker.trial_runs(run_id)
     definition = _json(tracker, run_id, "study.json")
     trials, unit = _trials(runs, definition, notes)
+    effects = confirmation = None
+    try:
+        effects = effects_of(study, home)
+        confirmation = confirmation_of(study, home, tolerance=tolerance)
+    except EquipoiseError as error:
+        notes.setdefault("importance" if "design" in definition else "balanced", []).append(f"Missing here: {error}.")
     settings = next((_json(tracker, r.info.run_id, "settings.json") for r in runs), {})
     return Content(
         study=name,
@@ -199,6 +211,8 @@ def gather(study: str, home: Home, tolerance: float | None = None) -> Content:
         differences=compare_all(found, selection),
         weights=tracker.weights(run_id),
         importance=_importance(name, home, table.benchmarks, definition, notes),
+        effects=effects,
+        confirmation=confirmation,
         audits=_audits(tracker, run_id, notes),
         curves={metric: tracker.curves(run_id, metric) for metric in ("jepa", "effective_rank")},
         trials=trials,
@@ -295,6 +309,8 @@ def _importance(
     import optuna
 
     said = notes.setdefault("importance", [])
+    if definition.get("design") is not None:
+        return []  # the effects of its factors say more
     if "sampler" not in definition:
         said.append(
             "This study compares named mixes and did not search weights, so there is no search to ask how much each "

@@ -27,6 +27,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stand
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 PATIENCE_S = 900.0  # how long a server may be away before the study stops, to be resumed
 IDENTITY = "equipoise.identity"
+ASKED_WRONG = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 AWAY = (502, 503, 504)  # a proxy that finds no server behind it, a server that starts
 
 ENDED = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -80,7 +81,10 @@ class _Patient:
             except (MlflowException, RequestException, OSError) as error:
                 away = time.monotonic() - began
                 if not _away(error):
-                    raise
+                    if getattr(error, "error_code", None) in ASKED_WRONG:
+                        raise
+                    words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                    raise TrackingError(f"the MLflow store {self._uri} cannot be used: {words}") from error
                 if self._given_up or away + pause > self._patience_s:
                     # Winding up must not wait as long again for every run.
                     self._given_up = True

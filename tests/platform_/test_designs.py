@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -106,8 +107,8 @@ def test_a_contrast_estimates_its_effect_plus_its_aliases() -> None:
 
     def mean(cell: int) -> float:
         # An effect of m factors is 2**(m-1) times that on coded units, whose column counts half.
-        return sum(
-            value / 2 ** mask.bit_count() * (-1) ** (mask & ~cell).bit_count() for mask, value in effects.items()
+        return math.fsum(
+            value / 2.0 ** mask.bit_count() * (-1.0) ** (mask & ~cell).bit_count() for mask, value in effects.items()
         )
 
     for effect in (1, 2, 4, 8, 16, 3, 12):

@@ -1,0 +1,541 @@
+"""Reports: what they say, from records made by hand, and how they look and behave in a real browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+from equipoise.platform import report as report_module
+from equipoise.platform import study
+from equipoise.platform.definitions import AblationDefinition, SweepDefinition, load_ablation
+from equipoise.platform.ledger import Ledger
+from equipoise.platform.report import SECTIONS, write_report
+from equipoise.platform.report_charts import Scale, outside, pair
+from equipoise.platform.report_content import ReportError, Trial, compare_all, gather, verdict
+from equipoise.platform.results import ResultTable, Score
+from equipoise.platform.selection import SelectionError, select
+from equipoise.platform.settings import TrialSettings
+from equipoise.platform.statistics import Sample, samples
+from equipoise.platform.study import Home
+from equipoise.platform.tracking import TrackingError
+
+Settings = Callable[..., TrialSettings]
+Record = Callable[..., Home]
+BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
+SCORES: Mapping[str, tuple[tuple[float, float, float], ...]] = {
+    "baseline": ((30, 60, 10), (31, 61, 11)),
+    "random_init": ((20, 50, 5), (21, 51, 6)),
+    "hw": ((36, 66, 15), (37, 67, 16)),
+    "delta": ((29, 40, 9), (30, 41, 10)),
+}
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.files: dict[str, str] = {}
+        self._file: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {k: v or "" for k, v in attrs}
+        self.tags.append((tag, found))
+        if tag == "pre":
+            self._file = found.get("data-file", "commands")
+            self.files[self._file] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "pre":
+            self._file = None
+
+    def handle_data(self, data: str) -> None:
+        if self._file is not None:
+            self.files[self._file] += data
+
+
+def words(text: str) -> str:
+    """The text of a page as it is read."""
+    plain = re.sub(r"<(style|script)>.*?</\1>", " ", text, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", plain)).split())
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Settings) -> Record:
+    """Writes a study into MLflow as its driver would, without running it; all of them into one home."""
+    home = Home(tmp_path_factory.mktemp("recorded") / "home")
+
+    def write(
+        study_name: str,
+        scores: Mapping[str, tuple[tuple[float, float, float], ...]] = SCORES,
+        definition: Mapping[str, Any] | None = None,
+        items: int = 500,
+        **tags: str,
+    ) -> Home:
+        tracker = home.tracker()
+        asked = {
+            "name": study_name,
+            "regime": "miniature",
+            "preset": "nano",
+            "variants": [v for v in scores if v not in ("baseline", "random_init")],
+            "seeds": [0, 1],
+            **(definition or {}),
+        }
+        parent = tracker.start_study(study_name, "ablation", asked)
+        tracker.tag(parent, **{"benchmarks": json.dumps(BENCHMARKS), **tags})
+        number = 0
+        for variant, by_seed in scores.items():
+            for seed, values in enumerate(by_seed):
+                number += 1
+                settings = tiny_settings(variant).model_copy(update={"seed": seed})
+                run = tracker.start_trial(
+                    parent, study_name, f"t{number:04d}", "ablation", settings, "0123456789abcdef"
+                )
+                for step in (3, 6):
+                    curve = {"jepa": 1 / step, "effective_rank": 10.0 + number, "seconds": 30.0 * step}
+                    tracker.metrics(run, curve, step)
+                tracker.metrics(run, {**dict(zip(BENCHMARKS, values, strict=True)), "score_seconds": 60.0}, 0)
+                tracker.tag(run, **{f"items.{b}": str(items) for b in BENCHMARKS})
+                tracker.end(run, "finished")
+        tracker.end(parent, "finished")
+        return home
+
+    return write
+
+
+def test_page_holds_every_section_and_loads_nothing(record: Record, tmp_path: Path) -> None:
+    definition = {"description": "<script>alert(1)</script> & more"}
+    home = record("whole", definition=definition)
+    written = write_report("whole", home, tmp_path / "out.html")
+    text = written.path.read_text(encoding="utf-8")
+    page = Page(text)
+    headings = [a["id"] for tag, a in page.tags if tag == "h2"]
+    assert headings == list(SECTIONS)
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert sorted(links) == sorted(f"#{key}" for key in SECTIONS)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert [tag for tag, _ in page.tags].count("script") == 1, "what a person wrote is text, not markup"
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+    # The same file is in the record.
+    kept = home.tracker().client.download_artifacts(written.content.parent, "report.html", str(tmp_path))
+    assert Path(kept).read_text(encoding="utf-8") == text
+
+
+def test_page_says_what_was_found(record: Record, tmp_path: Path) -> None:
+    written = write_report("said", record("said"), tmp_path / "out.html", tolerance=2.0)
+    said = words(written.path.read_text(encoding="utf-8"))
+    assert "hw is balanced: better than baseline on every benchmark" in said
+    assert "Tolerance (as given): mini_dive 2.00, mini_ssv2 2.00, mini_in 2.00 points. 1 of 2 trained variants" in said
+    assert "Weights of hw : hard_region 0.3" in said
+    assert "8: 8 finished" in said
+    assert "One seed only" not in said
+    assert "Which test items were right is not at hand" in said
+    assert "did not search weights" in said
+    assert "no audit of its objectives" in said
+    assert "There are no pictures of features: the checkpoint of baseline s0 is neither" in said
+    # 8 trials of 180 s of pretraining and 60 s of scoring on one CPU.
+    assert f"{8 * 240 / 3600:.3g} CPU hours in all" in said
+    found = written.to_dict()
+    assert found["balanced"] == "hw"
+    assert found["sections"] == list(SECTIONS)
+    assert found["holds"]["differences"] == 2 * 3 + 3 * 3
+    assert found["holds"]["learning_curves"] == {"jepa": 8, "effective_rank": 8}
+    assert set(found["missing"]) == {"table", "importance", "conflict", "features"}
+
+
+def test_a_single_seed_reads_as_one(record: Record, tmp_path: Path) -> None:
+    home = record("single", {v: s if v == "baseline" else s[:1] for v, s in SCORES.items()})
+    written = write_report("single", home, tmp_path / "out.html")
+    text = written.path.read_text(encoding="utf-8")
+    said = words(text)
+    assert set(written.content.single_seed) == {"hw", "delta", "random_init"}
+    assert f"One seed only: {', '.join(written.content.single_seed)}. Another seed may turn the sign" in said
+    assert "Is that more than chance? One seed cannot tell on mini_dive, mini_ssv2, mini_in." in said
+    # Differences of 6 and of 20 points: far outside the error of 500 items, and still no verdict.
+    cells = re.findall(r'<span class="verdict (\w+)">([^<]+)</span>', text)
+    assert len(cells) == 2 * 3 + 3 * 3
+    assert set(cells) == {("unclear", "one seed: test items only")}
+    assert "(1.00)" in said, "a probability of a variant that cannot move is in brackets"
+
+
+def test_verdicts_are_holms_over_all_variants_and_benchmarks() -> None:
+    stream = np.random.default_rng(5)
+    lift = {"baseline": 0.0, "random_init": -8.0, "good": 6.0, "bad": -6.0, "same": 0.1}
+    scores = [
+        Score(variant=v, seed=s, benchmark=b, accuracy_percent=50 + gain + stream.normal(0, 0.5))
+        for v, gain in lift.items()
+        for s in range(5)
+        for b in BENCHMARKS
+    ]
+    table = ResultTable.from_scores(scores)
+    found = compare_all(samples(table), select(table))
+    assert {(a, v) for v, a, _ in found} == {
+        *(("baseline", v) for v in ("good", "bad", "same")),
+        *(("random_init", v) for v in ("good", "bad", "same", "baseline")),
+    }
+    for control, wanted in (("baseline", {"good": "better", "bad": "worse", "same": "not distinguishable"}),):
+        told = {v: {verdict(d) for (w, a, _), d in found.items() if w == v and a == control} for v in wanted}
+        assert told == {v: {words_} for v, words_ in wanted.items()}
+    assert all(verdict(d) == "better" for (v, a, _), d in found.items() if a == "random_init" and v != "bad")
+    for control in ("baseline", "random_init"):
+        family = sorted((d for (_, a, _), d in found.items() if a == control), key=lambda d: d.p_value)
+        highest = 0.0
+        for rank, d in enumerate(family):
+            highest = max(highest, min(1.0, d.p_value * (len(family) - rank)))
+            assert d.p_adjusted == pytest.approx(highest)
+
+
+def test_unknown_items_and_one_seed_say_nothing() -> None:
+    one = {
+        (v, "b"): Sample(variant=v, benchmark="b", accuracy={0: a}, items=None) for v, a in (("baseline", 1), ("x", 90))
+    }
+    table = ResultTable.from_scores(
+        [Score(variant=v, seed=0, benchmark="b", accuracy_percent=a) for v, a in (("baseline", 1.0), ("x", 90.0))]
+    )
+    found = compare_all(one, select(table, tolerance=1))
+    assert [verdict(d) for d in found.values()] == ["not known"]
+
+
+def test_points_lie_where_their_accuracies_are() -> None:
+    stream = np.random.default_rng(0)
+    names = ["baseline", "random_init", *(f"v{i}" for i in range(20))]
+    values = {n: stream.uniform(40, 60, 2) for n in names}
+    values["far"] = np.array([50.0, -39.0 + 40])
+    scores = [
+        Score(variant=n, seed=s, benchmark=b, accuracy_percent=float(v[i]))
+        for n, v in values.items()
+        for s in range(2)
+        for i, b in enumerate(("x", "y"))
+    ]
+    selection = select(ResultTable.from_scores(scores), tolerance=1)
+    assert outside(selection) == ("far",)
+    unknown = (float("nan"), float("nan"))
+    drawn = pair(selection, {(n, b): unknown for n in values for b in ("x", "y")}, "x", "y")
+    marks = dict(re.findall(r'class="mark \w+" d="([^"]+)" data-variant="(\w+)"', drawn))
+    places = {name: middle(path) for path, name in marks.items()}
+    assert set(places) == set(values) - {"far"}
+    shown = sorted(places, key=lambda n: places[n][0])
+    assert shown == sorted(places, key=lambda n: values[n][0])
+    assert sorted(places, key=lambda n: -places[n][1]) == sorted(places, key=lambda n: values[n][1])
+    assert 'class="whisker' not in drawn, "an unknown error has no bar"
+    assert drawn.count("<title>") == len(places)
+    scale = Scale(10, 20, 100, 300)
+    assert [scale(v) for v in (10, 15, 20)] == [100, 200, 300]
+    assert scale.ticks() == [10, 12, 14, 16, 18, 20]
+
+
+def middle(path: str) -> tuple[float, float]:
+    """Centre of a marker: circles start at their left end, polygons are symmetric enough for an order."""
+    start = re.match(r"M([\d.]+) ([\d.]+)a([\d.]+)", path)
+    if start:
+        x, y, r = map(float, start.groups())
+        return x + r, y
+    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", path), dtype=float)
+    low, high = points.min(0), points.max(0)
+    x, y = (low + high) / 2
+    return float(x), float(points[0, 1] + 11) if len(points) == 10 else float(y)
+
+
+def test_definition_on_the_page_asks_for_the_same_study(record: Record, tmp_path: Path) -> None:
+    preset = tmp_path / "elsewhere" / "mine.yaml"
+    preset.parent.mkdir()
+    shutil.copy(Path(study.__file__).parents[1] / "search_spaces" / "presets" / "nano.yaml", preset)
+    asked = AblationDefinition.model_validate(
+        {"name": "made", "regime": "miniature", "preset": str(preset), "variants": ["hw", "delta"], "seeds": [0, 1]}
+    )
+    written = write_report("made", record("made", definition=asked.model_dump(mode="json")), tmp_path / "out.html")
+    text = written.path.read_text(encoding="utf-8")
+    files = Page(text).files
+    assert set(files) == {"commands", "made.yaml", "preset.yaml"}
+    assert str(tmp_path) not in text, "a path of this machine means nothing on another"
+    assert files["commands"] == "equipoise data build miniature\nequipoise ablate made.yaml\nequipoise report made"
+    repeat = tmp_path / "repeat"
+    repeat.mkdir()
+    for name, content in files.items():
+        (repeat / name).write_text(content)
+    again = load_ablation(str(repeat / "made.yaml"), {})
+    assert again.model_copy(update={"preset": str(preset)}) == asked
+    assert yaml.safe_load(files["preset.yaml"])["model"]["size"] == 32
+    said = words(text)
+    assert "0123456789abcdef" in said
+    assert written.content.tags["git_commit"] in said
+
+
+def test_hours_come_from_the_trials_own_clock() -> None:
+    common: dict[str, Any] = {"key": "t0001", "variant": "hw", "seed": 0, "role": "ablation", "status": "finished"}
+    own = Trial(**common, error=None, pretrain=3600.0, score=1800.0, wall=9e9, devices=4.0)
+    assert own.hours == pytest.approx(6.0)
+    untrained = Trial(**common, error=None, pretrain=None, score=1800.0, wall=9e9, devices=4.0)
+    assert untrained.hours == pytest.approx(2.0)
+    old = Trial(**common, error=None, pretrain=None, score=None, wall=7200.0, devices=4.0)
+    assert not old.measured
+    assert old.hours == pytest.approx(8.0)
+    running = Trial(**common, error=None, pretrain=None, score=None, wall=None, devices=4.0)
+    assert running.hours is None
+
+
+def test_cost_counts_gpus_of_all_workers(record: Record) -> None:
+    resources = {"workers": 4, "cpus_per_worker": 8, "gpus_per_worker": 1}
+    found = gather("gpus", record("gpus", definition={"resources": resources}))
+    assert found.unit == "GPU"
+    assert {trial.devices for trial in found.trials} == {4.0}
+    assert sum(t.hours or 0 for t in found.trials) == pytest.approx(8 * 4 * 240 / 3600)
+    assert "cost" not in found.notes
+
+
+def test_what_cannot_be_reported_is_told(record: Record, tmp_path: Path) -> None:
+    home = record("one_seed", {"baseline": SCORES["baseline"][:1], "hw": SCORES["hw"]})
+    with pytest.raises(TrackingError, match=r"no study 'mad' in .*; known: .*one_seed"):
+        write_report("mad", home)
+    with pytest.raises(ReportError, match=r"results.csv is a table, which has no trials .* equipoise front --results"):
+        write_report("results.csv", home)
+    with pytest.raises(ReportError, match=r"a report is one HTML file; 'front.pdf' was given: name it front.html"):
+        write_report("one_seed", home, tmp_path / "front.pdf")
+    with pytest.raises(SelectionError, match="pass --tolerance POINTS or run the baseline with more seeds"):
+        write_report("one_seed", home)
+    written = write_report("one_seed", home, tmp_path / "deep" / "er" / "out.html", tolerance=1.0)
+    assert written.path.is_file()
+    tracker = home.tracker()
+    tracker.tag(tracker.start_study("bare", "pretrain", {"name": "bare"}), benchmarks="[]")
+    with pytest.raises(ReportError, match=r"'bare' was pretrained without being scored.*equipoise ablate"):
+        write_report("bare", home)
+
+
+# ---- a real study in a real browser
+
+Built = tuple[Home, str]
+
+
+@pytest.fixture(scope="module")
+def studied(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with a real ablation and a real search, tiny both."""
+    root = tmp_path_factory.mktemp("studied")
+    (root / "data").symlink_to(tiny_data / "data")
+    (tiny_data / "cache").mkdir(exist_ok=True)
+    (root / "cache").symlink_to(tiny_data / "cache")
+    home = Home(root)
+    common = {"regime": "miniature", "preset": str(tiny_data / "tiny.yaml"), "concurrent": 1, "control_seeds": [0, 1]}
+    ablation = {"name": "abl", "variants": ["hw", "fwm_hw_ld", "motion_guided"], "seeds": [0, 1], **common}
+    ranges = {"hard_region": {"low": 0.1, "high": 1.0}, "delta": {"low": 0.1, "high": 1.0}}
+    search = {
+        "name": "search",
+        "trials": 12,
+        "sampler": "random",
+        "objectives": ranges,
+        "set": ["log_every=3"],
+        **common,
+    }
+    assert study.ablate(AblationDefinition.model_validate(ablation), home, quiet=True).complete
+    assert study.sweep(SweepDefinition.model_validate(search), home, quiet=True).complete
+    return home
+
+
+def console(browser: Chrome) -> list[Any]:
+    found: list[Any] = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    return found
+
+
+def requests(browser: Chrome) -> list[str]:
+    """Everything the browser asked for since the last time."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]  # type: ignore[no-untyped-call]
+    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith("data:")]
+
+
+def open_page(browser: Chrome, path: Path, width: int = 1200, scheme: str = "light") -> None:
+    media = {"media": "", "features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(path.as_uri())
+
+
+def column(table: WebElement, index: int) -> list[str]:
+    rows = table.find_elements(By.CSS_SELECTOR, "tbody tr")
+    return [r.find_elements(By.CSS_SELECTOR, "th, td")[index].get_attribute("data-sort") or "" for r in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
+    written = write_report("abl", studied)
+    assert written.path == studied.folder("abl").resolve() / "report.html"
+    assert set(written.to_dict()["missing"]) == {"importance"}
+    assert len(written.pictures.pictures) == 4
+    requests(browser)
+    console(browser)
+    open_page(browser, written.path)
+    assert console(browser) == []
+    assert requests(browser) == [written.path.as_uri()]
+    assert [h.get_attribute("id") for h in browser.find_elements(By.TAG_NAME, "h2")] == list(SECTIONS)
+
+    charts = browser.find_elements(By.CSS_SELECTOR, "svg.chart")
+    assert len(charts) == 3 + 1 + 2
+    for chart in charts:
+        assert chart.is_displayed()
+        assert chart.size["width"] > 300
+        assert chart.size["height"] > 200
+        assert chart.get_attribute("aria-label")
+    variants = {"baseline", "random_init", "hw", "fwm_hw_ld", "motion_guided"}
+    for chart in charts[:3]:
+        marks = chart.find_elements(By.CSS_SELECTOR, ".mark")
+        assert {m.get_attribute("data-variant") for m in marks} == variants
+        frame = chart.rect
+        for mark in marks:
+            assert mark.rect["width"] > 5
+            assert frame["x"] <= mark.rect["x"] <= frame["x"] + frame["width"]
+            assert frame["y"] <= mark.rect["y"] <= frame["y"] + frame["height"]
+    images = browser.find_elements(By.TAG_NAME, "img")
+    assert len(images) == 4 * 3
+    sizes = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth])")
+    assert sizes == [[True, 64], [True, 4], [True, 4]] * 4, "a frame of 64 px, and 4 x 4 tokens by each encoder"
+    matrices = browser.find_elements(By.CSS_SELECTOR, "table.matrix")
+    assert len(matrices) == 3
+    assert matrices[0].is_displayed()
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_tables_sort_by_number_with_mouse_and_keyboard(studied: Home, browser: Chrome) -> None:
+    open_page(browser, write_report("abl", studied).path)
+    table = browser.find_element(By.ID, "variants")
+    heads = table.find_elements(By.CSS_SELECTOR, "thead tr:last-child th")
+    before = column(table, 0)
+    heads[2].find_element(By.TAG_NAME, "button").click()
+    assert heads[2].get_attribute("aria-sort") == "descending"
+    down = [float(v) for v in column(table, 2)]
+    assert down == sorted(down, reverse=True)
+    assert len(set(down)) > 1
+    heads[2].find_element(By.TAG_NAME, "button").send_keys(" ")
+    assert heads[2].get_attribute("aria-sort") == "ascending"
+    assert [float(v) for v in column(table, 2)] == sorted(down)
+    assert sum(h.get_attribute("aria-sort") is not None for h in heads) == 1
+    # Differences to the baseline: the controls have none and stay last either way.
+    for _ in range(2):
+        heads[3].find_element(By.TAG_NAME, "button").click()
+        found = column(table, 3)
+        assert found[-2:] == ["", ""]
+        assert all(found[:-2])
+    heads[0].find_element(By.TAG_NAME, "button").send_keys("\n")
+    assert column(table, 0) == sorted(before)
+    costs = browser.find_element(By.ID, "costs")
+    costs.find_elements(By.CSS_SELECTOR, "thead button")[-1].click()
+    hours = [float(v) for v in column(costs, 6)]
+    assert hours == sorted(hours, reverse=True)
+    assert min(hours) > 0
+    assert console(browser) == []
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_page_on_a_phone_in_the_dark_and_on_paper(studied: Home, browser: Chrome) -> None:
+    path = write_report("abl", studied).path
+    colours = {}
+    for scheme in ("light", "dark"):
+        open_page(browser, path, scheme=scheme)
+        style = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+        colours[scheme] = browser.execute_script(style)
+        ratio = contrast(*colours[scheme])
+        assert ratio > 7, f"{scheme}: text stands out by {ratio:.1f}"
+    assert colours["light"][0] != colours["dark"][0]
+    open_page(browser, path, width=390)
+    wide, screen = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= screen == 390
+    for chart in browser.find_elements(By.CSS_SELECTOR, "svg.chart"):
+        assert 300 < chart.size["width"] <= 390
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
+    printed = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert printed == colours["light"][0], "paper stays white"
+    assert not browser.find_element(By.TAG_NAME, "nav").is_displayed()
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours by WCAG 2."""
+
+    def light(colour: str) -> float:
+        parts = np.array([float(v) for v in re.findall(r"[\d.]+", colour)[:3]]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_pointing_at_a_variant_and_copying(studied: Home, browser: Chrome) -> None:
+    written = write_report("abl", studied)
+    open_page(browser, written.path)
+    row = browser.find_element(By.CSS_SELECTOR, '#variants tr[data-variant="hw"]')
+    event = "arguments[0].dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))"
+    browser.execute_script(event, row)
+    hot = browser.find_elements(By.CSS_SELECTOR, "svg.chart .mark.hot")
+    assert {m.get_attribute("data-variant") for m in hot} == {"hw"}
+    assert len(hot) == 3 + 3
+    browser.execute_script(event, browser.find_element(By.TAG_NAME, "h1"))
+    assert browser.find_elements(By.CSS_SELECTOR, ".hot") == []
+    granted = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.execute_cdp_cmd("Browser.grantPermissions", granted)
+    block = browser.find_element(By.CSS_SELECTOR, 'pre[data-file="abl.yaml"]')
+    block.find_element(By.XPATH, "../button").click()
+    copied = browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert yaml.safe_load(copied)["variants"] == ["hw", "fwm_hw_ld", "motion_guided"]
+    assert console(browser) == []
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_search_in_a_browser(studied: Home, browser: Chrome) -> None:
+    written = write_report("search", studied)
+    assert {one.benchmark for one in written.content.importance} <= set(BENCHMARKS)
+    assert {one.evaluator for one in written.content.importance} == {"fANOVA", "PED-ANOVA"}
+    open_page(browser, written.path)
+    shown = written.to_dict()["holds"]["importances"] // 2
+    assert shown > 0
+    bars = browser.find_elements(By.CSS_SELECTOR, "#importance ~ .charts svg .bar")
+    assert len(bars) == shown * 2 * 2
+    assert max(bar.rect["width"] for bar in bars) > 20
+    said = browser.find_element(By.TAG_NAME, "main").text
+    if written.content.selection.balanced is not None:
+        assert "a search's winner looks better than it is" in said
+    assert written.content.single_seed
+    assert "One seed only" in browser.find_element(By.TAG_NAME, "header").text
+    assert console(browser) == []
+    # Optuna's journal away, trials' folders away: the page says so and is written all the same.
+    folder = studied.folder("search")
+    ledger = Ledger(folder / "ledger.db")
+    kept = next(r for r in ledger.rows("finished") if r.name == "baseline")
+    ledger.close()
+    (folder / "optuna.journal").rename(folder / "away")
+    shutil.rmtree(folder / "trials" / kept.key)
+    less = write_report("search", studied).to_dict()
+    assert set(less["missing"]) == {"importance", "table", "features"}
+    assert "name it with --optuna-storage" in less["missing"]["importance"][0]
+    assert "its outcomes are not at" in less["missing"]["table"][0]
+    assert "checkpoint of baseline" in less["missing"]["features"][0]
+
+
+def test_templates_lie_beside_the_module() -> None:
+    assert {p.name for p in report_module.FOLDER.iterdir()} == {"page.html.j2", "style.css", "script.js"}
