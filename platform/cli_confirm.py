@@ -33,8 +33,10 @@ def confirm(study: str, top: int | None, seeds: int | None, as_json: bool, **opt
     """
     from rich.console import Console
 
+    from equipoise.platform.conclude import conclude_study
     from equipoise.platform.confirm import confirm as start
     from equipoise.platform.confirmation_view import conclude_confirmation, show_confirmation
+    from equipoise.platform.selection import SelectionError
 
     def runner(name: str, place: Any, **more: Any) -> Any:
         chosen = {"top": top, "seeds": seeds, "name": options["name"], "concurrent": options["concurrent"]}
@@ -44,8 +46,14 @@ def confirm(study: str, top: int | None, seeds: int | None, as_json: bool, **opt
     again += "".join(f" --{k} {v}" for k, v in (("top", top), ("seeds", seeds)) if v is not None)
     outcome = run(runner, study, options, again)
     say_failures(outcome)
+    try:
+        # Its front, and the checkpoint of what is balanced now, belong to the record.
+        selection = conclude_study(outcome.name, home_of(options), None, options["tolerance"]).to_dict()
+    except SelectionError as error:
+        click.echo(f"No selection yet: {error}", err=True)
+        selection = None
     found = conclude_confirmation(outcome.name, home_of(options), options["tolerance"])
     if as_json:
-        emit({**outcome.to_dict(), "confirmation": found.to_dict()})
+        emit({**outcome.to_dict(), "selection": selection, "confirmation": found.to_dict()})
     else:
         show_confirmation(found, Console())

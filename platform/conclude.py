@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import StorageError
-from equipoise.platform.plots import plot_curves, plot_front
+from equipoise.platform.plots import MOST_CURVES, plot_curves, plot_front
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Selection, select
 from equipoise.platform.study import Home
@@ -77,10 +77,12 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
         balanced = found.selection.balanced
         tracker.tag(run_id, balanced=balanced.variant if balanced else "none")
         for metric, label in (("jepa", "JEPA loss"), ("effective_rank", "effective rank of the target")):
-            curves = tracker.curves(run_id, metric)
+            runs = tracker.trial_runs(run_id)
+            shown = most_telling(runs, found.selection)
+            curves = tracker.curves(shown, metric)
             if curves:
-                picture = plot_curves(curves, scratch / f"{metric}.png", label, f"Study {name}")
-                tracker.artifacts(run_id, picture)
+                title = f"Study {name}" + ("" if len(shown) == len(runs) else f": {len(shown)} of {len(runs)} trials")
+                tracker.artifacts(run_id, plot_curves(curves, scratch / f"{metric}.png", label, title))
     on_front, notes = set(found.selection.front), list[str]()
     for run in tracker.trial_runs(run_id):
         variant = run.data.tags.get("variant")
@@ -95,6 +97,13 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
             except StorageError as error:
                 notes.append(f"The checkpoint of {variant} is not in the record: {error}.")
     return replace(found, weights=tracker.weights(run_id), notes=tuple(notes))
+
+
+def most_telling(runs: Sequence[Any], selection: Selection) -> list[Any]:
+    """As many of a study's runs as a picture of curves can tell apart: controls, the front, then by smallest gain."""
+    rows = sorted(selection.rows, key=lambda row: (row.control is None, row.rank > 0))  # stable: else as selected
+    order = {row.variant: at for at, row in enumerate(rows)}
+    return sorted(runs, key=lambda run: order.get(run.data.tags.get("variant"), len(order)))[:MOST_CURVES]
 
 
 def _log_checkpoint(tracker: Tracker, run_id: str, kept: str) -> None:

@@ -78,10 +78,8 @@ def confirm(
     confirmed = source.data.tags[RESULT_TAG]
     name = name or f"{confirmed}-{KIND}"
     book = home.folder(name) / "ledger.db"
-    if resume and book.is_file():
-        definition, listed = _booked(book, confirmed, top, seeds)
-    else:
-        definition, listed = define(tracker, source, name, top or TOP, seeds or SEEDS)
+    booked = _booked(book, confirmed, top, seeds) if resume and book.is_file() else None
+    definition, listed = booked or define(tracker, source, name, top or TOP, seeds or SEEDS)
     if concurrent is not None:
         definition = definition.model_copy(update={"concurrent": concurrent})
     outcome = run_study(definition, home, kind=KIND, listed=listed, resume=resume, **options)
@@ -146,14 +144,19 @@ def confirmations(source: Any) -> list[str]:
     return [name for name in source.data.tags.get(CONFIRMED_BY, "").split(",") if name]
 
 
-def _booked(book: Path, confirmed: str, top: int | None, seeds: int | None) -> tuple[ConfirmationDefinition, Listed]:
-    """A confirmation that was started, from its own book: the study may have gone on since."""
+def _booked(book: Path, confirmed: str, top: int | None, seeds: int | None) -> tuple[ConfirmationDefinition, Listed] | None:
+    """A confirmation that was started, from its own book: the study may have gone on since.
+
+    None where its driver died before all its trials were in the book.
+    """
     ledger = Ledger(book)
     try:
-        content, rows = ledger.fact("definition"), ledger.rows()
+        content, complete, rows = ledger.fact("definition"), ledger.fact("listed"), ledger.rows()
     finally:
         ledger.close()
-    if content is None or "confirms" not in content:
+    if not complete:
+        return None
+    if "confirms" not in content:
         raise StudyError(f"study {book.parent.name!r} is no confirmation: choose another --name")
     definition = parse(ConfirmationDefinition, content, f"study {book.parent.name}")
     now = {"confirms": confirmed, "top": top or definition.top, "seeds": seeds or len(definition.seeds)}

@@ -83,6 +83,7 @@ class Effects:
         means: cell label to benchmark to mean accuracy in percent; cells without a score are left out.
         seeds: cell label to the seeds that were scored.
         level: error level.
+        pooled: whether all effects of a benchmark share one estimate of the spread over seeds.
         notes: what a reader must know, one sentence each.
     """
 
@@ -93,6 +94,7 @@ class Effects:
     means: Mapping[str, Mapping[str, float]]
     seeds: Mapping[str, tuple[int, ...]]
     level: float
+    pooled: bool
     notes: tuple[str, ...]
 
     def on(self, benchmark: str) -> tuple[Effect, ...]:
@@ -124,6 +126,7 @@ class Effects:
             "resolution": self.plan.resolution,
             "defining_words": list(self.plan.words),
             "level": self.level,
+            "pooled": self.pooled,
             "meanings": {kind: MEANINGS[kind] for kind in dict.fromkeys(c.kind for c in self.plan.contrasts)},
             "cells": cells,
             "effects": effects,
@@ -216,6 +219,7 @@ def estimate(
         means=means,
         seeds=seeds,
         level=level,
+        pooled=_pools(plan, pooled),
         notes=_notes(plan, benchmarks, found, means, seeds, pooled),
     )
 

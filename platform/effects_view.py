@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from equipoise.platform.designs import TIMES
 from equipoise.platform.effects import MEANINGS, Effect, Effects, alias_text, effects_of
 from equipoise.platform.errors import StudyError
 from equipoise.platform.plot_effects import plot_effects
@@ -65,7 +66,8 @@ def conclude_effects(
 def show_effects(found: Effects, picture: Path | None, console: Console) -> None:
     """Print the effects as a table, then what they mean and what to beware of."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("effect", no_wrap=True)
+    # Names and numbers stay whole on a narrow terminal; what a number holds besides may wrap.
+    table.add_column("effect", min_width=max((len(effect.name) for effect in found.effects), default=6))
     for benchmark in found.benchmarks:
         table.add_column(f"{benchmark}\npoints", justify="right", no_wrap=True)
     by_name: dict[str, dict[str, Effect]] = {}
@@ -74,8 +76,9 @@ def show_effects(found: Effects, picture: Path | None, console: Console) -> None
     for name, on in by_name.items():
         example = next(iter(on.values()))
         label = Text(name)
-        if example.aliases:
-            label.append(f"\n+ {alias_text(example.aliases, 2)}", style="dim")
+        confused = {name: factor for name, factor in example.aliases.items() if name.count(TIMES) < 2}
+        if confused:
+            label.append(f"\n+ {alias_text(confused)}", style="dim")
         table.add_row(label, *(_cell(on[b]) if b in on else Text("-") for b in found.benchmarks))
     console.print(f"Effects of study {found.study}", style="bold", highlight=False)
     console.print(table)

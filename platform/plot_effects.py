@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from equipoise.platform.designs import TIMES
 from equipoise.platform.effects import Effect, Effects, alias_text
 from equipoise.platform.plots import DPI, GREY, INK, PALETTE, TITLES, PlotError, _clean, _save
 
@@ -79,7 +80,8 @@ def _forest(axis: Axes, found: Sequence[Effect], names: Sequence[str], *, named:
     axis.set_ylim(len(names) - 0.4, -0.6)
     _clean(axis)
     axis.grid(visible=False, axis="y")
-    aliases = {effect.name: alias_text(effect.aliases, 1) for effect in found if effect.aliases}
+    confused = {e.name: {k: v for k, v in e.aliases.items() if k.count(TIMES) < 2} for e in found}
+    aliases = {name: alias_text(them, 1) for name, them in confused.items() if them}
     axis.set_yticks(range(len(names)), [f"{n}\n(+ {aliases[n]})" if n in aliases else n for n in names])
     axis.tick_params(labelleft=named)
     axis.set_xlabel("effect in points of top-1 accuracy", fontsize=11, color=INK)

@@ -27,6 +27,7 @@ from equipoise.platform.selection import Row, Selection, front
 TITLES = {"diving48": "Diving-48", "ssv2": "SSv2", "imagenet100": "ImageNet-100", "ucf101": "UCF-101"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 DASHES = ("-", "--", "-.", ":")
+MOST_CURVES = len(PALETTE) * len(DASHES)  # that a person can tell apart
 WIDTH, PANEL_HEIGHT, DPI = 16.0, 5.6, 100  # inches, inches, dots per inch: 1600 x 560 pixels for three panels
 MOST_NAMES = 30
 SUFFIXES = (".png", ".pdf", ".svg")
@@ -127,9 +128,8 @@ def plot_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | P
     Raises:
         PlotError: no curve, an empty one, more than 32, or a suffix other than PNG, PDF or SVG.
     """
-    most = len(PALETTE) * len(DASHES)
-    if not 1 <= len(curves) <= most:
-        raise PlotError(f"{len(curves)} curves were given; expected 1 to {most}: draw several pictures")
+    if not 1 <= len(curves) <= MOST_CURVES:
+        raise PlotError(f"{len(curves)} curves were given; expected 1 to {MOST_CURVES}: draw several pictures")
     empty = [name for name, points in curves.items() if not points]
     if empty:
         raise PlotError(f"the curve {', '.join(empty)} has no points; leave it out")

@@ -347,6 +347,10 @@ def _repeat(content: Content, pictures: Pictures) -> dict[str, Any]:
             # A path of the machine it ran on means nothing elsewhere: its content goes along.
             files[f"{key}.yaml"] = _yaml(content.settings[key])
             definition[key] = f"{key}.yaml"
+    if "confirms" in definition:
+        # Its mixes are in it, so that they can be run again without the search they come from.
+        definition = {k: v for k, v in definition.items() if k not in ("confirms", "top", "mixes")}
+        definition["custom"] = content.definition["mixes"]
     command = "sweep" if set(definition) & set(SweepDefinition.model_fields) >= {"objectives", "trials"} else "ablate"
     name = f"{content.study}.yaml"
     sources = content.settings.get("regime", {})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equipoise.platform.conclude import most_telling
 from equipoise.platform.confirmation import Confirmation, confirmation_of
 from equipoise.platform.correctness import read_correctness
 from equipoise.platform.effects import Effects, effects_of
@@ -214,7 +215,7 @@ def gather(study: str, home: Home, tolerance: float | None = None) -> Content:
         effects=effects,
         confirmation=confirmation,
         audits=_audits(tracker, run_id, notes),
-        curves={metric: tracker.curves(run_id, metric) for metric in ("jepa", "effective_rank")},
+        curves={m: tracker.curves(most_telling(runs, selection), m) for m in ("jepa", "effective_rank")},
         trials=trials,
         unit=unit,
         settings=settings,

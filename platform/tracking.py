@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -306,10 +306,10 @@ class Tracker:
             for run in self.trial_runs(parent)
         }
 
-    def curves(self, parent: str, metric: str) -> dict[str, list[tuple[int, float]]]:
-        """A metric of every trial over steps, by run name."""
+    def curves(self, runs: Sequence[Any], metric: str) -> dict[str, list[tuple[int, float]]]:
+        """A metric of trials over steps, by run name."""
         found: dict[str, list[tuple[int, float]]] = {}
-        for run in self.trial_runs(parent):
+        for run in runs:
             if metric in run.data.metrics:
                 history = self.client.get_metric_history(run.info.run_id, metric)
                 found[run.info.run_name] = sorted((m.step, m.value) for m in history)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from equipoise.platform import cli, plot_effects, plots
+from equipoise.platform.cli_design import ablation_of
 from equipoise.platform.confirm import define
 from equipoise.platform.confirmation import confirmation_of
 from equipoise.platform.contrasts import Sample, StatisticsError, block_residual, compare, contrast
@@ -29,6 +30,7 @@ from equipoise.platform.plots import PlotError
 from equipoise.platform.study import Home
 
 Array = NDArray[np.float64]
+Command = Callable[..., tuple[int, str, str]]
 FACTORIAL = {"kind": "factorial", "factors": ["fwm", "hw", "ld"]}
 
 
@@ -62,6 +64,27 @@ TRUTH = {"fwm": 3.0, "hw": 2.0, "ld": 2.0, "fwm × hw": 0.0, "fwm × ld": 0.0, "
 def items(stream: np.random.Generator, seeds: tuple[int, ...], name: str = "v", count: int = 150) -> Sample:
     right = {s: stream.random(count) < 0.4 for s in seeds}
     return sample({s: 100 * float(r.mean()) for s, r in right.items()}, name, right)
+
+
+@pytest.fixture
+def command(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request: Any
+) -> Command:
+    """Run a command in this process, in a home with data where the test uses it: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    place = home.root if "tiny_data" in request.fixturenames and "home" in request.function.__annotations__ else tmp_path
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words), "--home", str(place)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
 
 
 # ---- contrasts
@@ -326,26 +349,56 @@ def test_dose_response_curve(drawn: list[Figure], tmp_path: Path) -> None:
     assert "ten times the weight" in axis.get_title(loc="left")
 
 
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("ablate",), "give a DEFINITION (a shipped study or a YAML file), or a design with --design"),
+        (("ablate", "--factor", "hw"), "--factor belongs to a design: add --design"),
+        (("ablate", "--design", "factorial", "--factor", "hw"), "factors: 1 given"),
+        (("ablate", "--design", "factorial", "--factor", "hw", "--factor", "fvm"), "did you mean 'fwm'?"),
+        (("ablate", "--design", "dose_response", "--dose", "0.1"), "objective is missing"),
+        (("ablate", "--design", "factorial", "--factor", "hw", "--factor", "ld"), "equipoise data build miniature"),
+        (("ablate", "factorial_fwm_hw_ld"), "equipoise data build miniature"),
+        (("effects", "nostudy"), "no study 'nostudy'"),
+        (("confirm", "nostudy"), "no study 'nostudy'"),
+    ],
+)
+def test_mistakes_get_one_sentence(words: tuple[str, ...], expected: str, command: Command) -> None:
+    code, _, err = command(*words)
+    assert code != 0
+    lines = [line for line in err.splitlines() if line.startswith("Error")]
+    assert len(lines) == 1, err
+    assert expected in lines[0]
+
+
+def test_the_words_that_resume_a_design_without_a_file() -> None:
+    options = {"kind": "factorial", "factors": ("fwm", "delta=0.2"), "fraction": "full", "cells": None}
+    changes = {"preset": "nano", "seeds": (3, 4), "control_seeds": (3, 4), "set": ("optimisation.steps=5",), "name": None}
+    found, again = ablation_of(None, {**options, "objective": None, "weights": ()}, changes)
+    assert again == (
+        "ablate --factor fwm --factor delta=0.2 --fraction full --design factorial --preset nano --seed 3 --seed 4 "
+        "--set optimisation.steps=5"
+    )
+    assert found.name == "factorial-fwm-delta-0.2-full"
+    assert (found.seeds, found.control_seeds, found.regime) == ((3, 4), (3, 4), "miniature")
+    replaced, again = ablation_of(
+        "factorial_fwm_hw_ld", {**options, "fraction": None, "objective": None, "weights": ()}, {"name": "mine"}
+    )
+    assert again == "ablate factorial_fwm_hw_ld --factor fwm --factor delta=0.2 --design factorial"
+    assert [f.name for f in replaced.design.factors] == ["fwm", "delta-0.2"]
+
+
 # ---- a real study
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_real_2x2_and_its_confirmation(
-    home: Home, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, tiny_data: Path, command: Command
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words), "--home", str(home.root)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
     preset = tiny_data / "tiny.yaml"
     design = ("--design", "factorial", "--factor", "hw", "--factor", "delta=0.2")
     asked = ("ablate", *design, "--preset", preset, "--seed", 0, "--seed", 1, "--tolerance", 100)

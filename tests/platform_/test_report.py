@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import yaml
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import create_trial
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from equipoise.platform import report as report_module
 from equipoise.platform import study
-from equipoise.platform.definitions import AblationDefinition, SweepDefinition, load_ablation
+from equipoise.platform.definitions import AblationDefinition, load_ablation
 from equipoise.platform.ledger import Ledger
+from equipoise.platform.mix import variants
 from equipoise.platform.report import SECTIONS, write_report
 from equipoise.platform.report_charts import Scale, outside, pair
 from equipoise.platform.report_content import ReportError, Trial, compare_all, gather, verdict
@@ -102,7 +106,8 @@ def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Settings) ->
         for variant, by_seed in scores.items():
             for seed, values in enumerate(by_seed):
                 number += 1
-                settings = tiny_settings(variant).model_copy(update={"seed": seed})
+                known = variant if variant in variants() else "hw"
+                settings = tiny_settings(known).model_copy(update={"seed": seed, "variant_name": variant})
                 run = tracker.start_trial(
                     parent, study_name, f"t{number:04d}", "ablation", settings, "0123456789abcdef"
                 )
@@ -302,6 +307,36 @@ def test_cost_counts_gpus_of_all_workers(record: Record) -> None:
     assert "cost" not in found.notes
 
 
+def test_effects_of_a_design_take_the_place_of_importances(record: Record, tmp_path: Path) -> None:
+    asked = AblationDefinition.model_validate(
+        {
+            "name": "design",
+            "regime": "miniature",
+            "preset": "nano",
+            "design": {"kind": "factorial", "factors": ["hw", "delta"]},
+            "seeds": [0, 1],
+        }
+    )
+    worked_out = asked.plan()
+    assert worked_out is not None
+    lift = {"hw": 6.0, "delta": -4.0}
+    scores = {"random_init": SCORES["random_init"]}
+    for cell in worked_out.cells:
+        gain = sum(lift[name] for name in cell.on)
+        scores[cell.variant_name] = ((30 + gain, 60 + gain, 20 + gain), (31 + gain, 61.5 + gain, 20.5 + gain))
+    home = record("design", scores, definition=asked.model_dump(mode="json"))
+    written = write_report("design", home, tmp_path / "out.html")
+    text = written.path.read_text(encoding="utf-8")
+    table = text[text.index('id="effects"') :]
+    cells = r'<th scope="row" data-sort="([^"]+)">.*?</th>\s*<td data-sort="([^"]+)">'
+    found = dict(re.findall(cells, table.partition("</table>")[0], flags=re.S))
+    assert {name: round(float(v), 6) for name, v in found.items() if name in lift} == lift
+    assert any(float(v) == pytest.approx(0) for name, v in found.items() if name not in lift), "the interaction"
+    said = words(text)
+    assert "What each factor of the design (factorial) does" in said
+    assert "did not search weights" not in said
+
+
 def test_what_cannot_be_reported_is_told(record: Record, tmp_path: Path) -> None:
     home = record("one_seed", {"baseline": SCORES["baseline"][:1], "hw": SCORES["hw"]})
     with pytest.raises(TrackingError, match=r"no study 'mad' in .*; known: .*one_seed"):
@@ -322,30 +357,23 @@ def test_what_cannot_be_reported_is_told(record: Record, tmp_path: Path) -> None
 
 # ---- a real study in a real browser
 
-Built = tuple[Home, str]
-
 
 @pytest.fixture(scope="module")
 def studied(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a real ablation and a real search, tiny both."""
+    """A home with a real ablation, a tiny one."""
     root = tmp_path_factory.mktemp("studied")
     (root / "data").symlink_to(tiny_data / "data")
     (tiny_data / "cache").mkdir(exist_ok=True)
     (root / "cache").symlink_to(tiny_data / "cache")
     home = Home(root)
-    common = {"regime": "miniature", "preset": str(tiny_data / "tiny.yaml"), "concurrent": 1, "control_seeds": [0, 1]}
-    ablation = {"name": "abl", "variants": ["hw", "fwm_hw_ld", "motion_guided"], "seeds": [0, 1], **common}
-    ranges = {"hard_region": {"low": 0.1, "high": 1.0}, "delta": {"low": 0.1, "high": 1.0}}
-    search = {
-        "name": "search",
-        "trials": 12,
-        "sampler": "random",
-        "objectives": ranges,
-        "set": ["log_every=3"],
-        **common,
+    asked = {
+        "name": "abl",
+        "regime": "miniature",
+        "preset": str(tiny_data / "tiny.yaml"),
+        "variants": ["fwm_hw_ld", "motion_guided"],
+        "seeds": [0, 1],
     }
-    assert study.ablate(AblationDefinition.model_validate(ablation), home, quiet=True).complete
-    assert study.sweep(SweepDefinition.model_validate(search), home, quiet=True).complete
+    assert study.ablate(AblationDefinition.model_validate(asked), home, quiet=True).complete
     return home
 
 
@@ -395,10 +423,10 @@ def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
         assert chart.size["width"] > 300
         assert chart.size["height"] > 200
         assert chart.get_attribute("aria-label")
-    variants = {"baseline", "random_init", "hw", "fwm_hw_ld", "motion_guided"}
+    named = {"baseline", "random_init", "fwm_hw_ld", "motion_guided"}
     for chart in charts[:3]:
         marks = chart.find_elements(By.CSS_SELECTOR, ".mark")
-        assert {m.get_attribute("data-variant") for m in marks} == variants
+        assert {m.get_attribute("data-variant") for m in marks} == named
         frame = chart.rect
         for mark in marks:
             assert mark.rect["width"] > 5
@@ -409,7 +437,7 @@ def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
     sizes = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth])")
     assert sizes == [[True, 64], [True, 4], [True, 4]] * 4, "a frame of 64 px, and 4 x 4 tokens by each encoder"
     matrices = browser.find_elements(By.CSS_SELECTOR, "table.matrix")
-    assert len(matrices) == 3
+    assert len(matrices) == 2
     assert matrices[0].is_displayed()
 
 
@@ -488,11 +516,11 @@ def contrast(one: str, other: str) -> float:
 def test_pointing_at_a_variant_and_copying(studied: Home, browser: Chrome) -> None:
     written = write_report("abl", studied)
     open_page(browser, written.path)
-    row = browser.find_element(By.CSS_SELECTOR, '#variants tr[data-variant="hw"]')
+    row = browser.find_element(By.CSS_SELECTOR, '#variants tr[data-variant="motion_guided"]')
     event = "arguments[0].dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))"
     browser.execute_script(event, row)
     hot = browser.find_elements(By.CSS_SELECTOR, "svg.chart .mark.hot")
-    assert {m.get_attribute("data-variant") for m in hot} == {"hw"}
+    assert {m.get_attribute("data-variant") for m in hot} == {"motion_guided"}
     assert len(hot) == 3 + 3
     browser.execute_script(event, browser.find_element(By.TAG_NAME, "h1"))
     assert browser.find_elements(By.CSS_SELECTOR, ".hot") == []
@@ -501,40 +529,62 @@ def test_pointing_at_a_variant_and_copying(studied: Home, browser: Chrome) -> No
     block = browser.find_element(By.CSS_SELECTOR, 'pre[data-file="abl.yaml"]')
     block.find_element(By.XPATH, "../button").click()
     copied = browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
-    assert yaml.safe_load(copied)["variants"] == ["hw", "fwm_hw_ld", "motion_guided"]
+    assert yaml.safe_load(copied)["variants"] == ["fwm_hw_ld", "motion_guided"]
     assert console(browser) == []
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_search_in_a_browser(studied: Home, browser: Chrome) -> None:
-    written = write_report("search", studied)
-    assert {one.benchmark for one in written.content.importance} <= set(BENCHMARKS)
-    assert {one.evaluator for one in written.content.importance} == {"fANOVA", "PED-ANOVA"}
-    open_page(browser, written.path)
-    shown = written.to_dict()["holds"]["importances"] // 2
-    assert shown > 0
-    bars = browser.find_elements(By.CSS_SELECTOR, "#importance ~ .charts svg .bar")
-    assert len(bars) == shown * 2 * 2
-    assert max(bar.rect["width"] for bar in bars) > 20
-    said = browser.find_element(By.TAG_NAME, "main").text
-    if written.content.selection.balanced is not None:
-        assert "a search's winner looks better than it is" in said
-    assert written.content.single_seed
-    assert "One seed only" in browser.find_element(By.TAG_NAME, "header").text
-    assert console(browser) == []
-    # Optuna's journal away, trials' folders away: the page says so and is written all the same.
-    folder = studied.folder("search")
+def test_what_is_gone_is_said(studied: Home, tmp_path: Path) -> None:
+    folder = studied.folder("abl")
     ledger = Ledger(folder / "ledger.db")
     kept = next(r for r in ledger.rows("finished") if r.name == "baseline")
     ledger.close()
-    (folder / "optuna.journal").rename(folder / "away")
-    shutil.rmtree(folder / "trials" / kept.key)
-    less = write_report("search", studied).to_dict()
-    assert set(less["missing"]) == {"importance", "table", "features"}
-    assert "name it with --optuna-storage" in less["missing"]["importance"][0]
-    assert "its outcomes are not at" in less["missing"]["table"][0]
-    assert "checkpoint of baseline" in less["missing"]["features"][0]
+    (folder / "trials" / kept.key).rename(tmp_path / "away")
+    try:
+        written = write_report("abl", studied, tmp_path / "out.html")
+    finally:
+        (tmp_path / "away").rename(folder / "trials" / kept.key)
+    missing = written.to_dict()["missing"]
+    assert set(missing) == {"importance", "table", "features"}
+    assert "its outcomes are not at" in missing["table"][0]
+    assert "checkpoint of baseline" in missing["features"][0]
+    assert all(said in words(written.path.read_text(encoding="utf-8")) for found in missing.values() for said in found)
+
+
+@pytest.mark.slow
+def test_search_in_a_browser(record: Record, browser: Chrome, tmp_path: Path) -> None:
+    stream = np.random.default_rng(2)
+    ranges: dict[str, BaseDistribution] = {
+        name: FloatDistribution(0.1, 1.0, log=True) for name in ("hard_region", "delta")
+    }
+    scores = {name: SCORES[name] for name in ("baseline", "random_init")}
+    trials = []
+    for number in range(30):
+        weights = {name: float(stream.uniform(0.1, 1.0)) for name in ranges}
+        values = (30 + 20 * weights["delta"], 60 + float(stream.normal()), 10.0)
+        scores[f"mix-{number:03d}"] = (values,)
+        trials.append(create_trial(params=weights, distributions=ranges, values=values))
+    definition = {"sampler": "tpe", "trials": 30, "objectives": {key: {"low": 0.1, "high": 1.0} for key in ranges}}
+    home = record("search", scores, definition=definition, kind="sweep")
+    assert "name it with --optuna-storage" in gather("search", home).notes["importance"][0]
+    kept = optuna.create_study(
+        study_name="search", storage=home.search_store("search").open(), directions=["maximize"] * 3
+    )
+    kept.add_trials(trials)
+    written = write_report("search", home, tmp_path / "out.html")
+    found = {(one.benchmark, one.evaluator): one for one in written.content.importance}
+    assert set(found) == {(b, e) for b in BENCHMARKS[:2] for e in ("fANOVA", "PED-ANOVA")}
+    assert found["mini_dive", "fANOVA"].clear == ("delta",)
+    open_page(browser, written.path)
+    bars = browser.find_elements(By.CSS_SELECTOR, "#importance ~ .charts svg .bar")
+    assert len(bars) == 2 * 2 * 2
+    longest = max(bars[:4], key=lambda bar: bar.rect["width"])
+    assert "delta" in (longest.find_element(By.TAG_NAME, "title").get_attribute("textContent") or "")
+    assert longest.rect["width"] > 100
+    assert "a search's winner looks better than it is" in browser.find_element(By.TAG_NAME, "main").text
+    assert "One seed only" in browser.find_element(By.TAG_NAME, "header").text
+    assert console(browser) == []
 
 
 def test_templates_lie_beside_the_module() -> None:

@@ -1,0 +1,259 @@
+"""Confirmations: which trials they ask for, and what they say of gains whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from equipoise.platform.confirm import CONFIRMED_BY, ConfirmationDefinition, confirmations, define
+from equipoise.platform.confirmation import Confirmation, judge
+from equipoise.platform.confirmation_view import show_confirmation
+from equipoise.platform.contrasts import compare, samples
+from equipoise.platform.errors import StudyError
+from equipoise.platform.mix import load_variant
+from equipoise.platform.results import ResultTable, Score
+from equipoise.platform.selection import select
+from equipoise.platform.settings import ObjectiveSetting, TrialSettings, Variant
+from equipoise.platform.study import Home
+from equipoise.platform.tracking import Tracker, TrackingError
+
+Make = Callable[..., TrialSettings]
+BENCHMARKS = ("dive", "ssv2")
+DEFINITION = {"name": "mine", "regime": "miniature", "preset": "nano", "seed": 7, "reading": "as_described"}
+
+
+def table(
+    stream: np.random.Generator,
+    gains: Mapping[str, float],
+    seeds: Mapping[str, range],
+    spread: float = 1.0,
+    items: int | None = None,
+) -> ResultTable:
+    """Scores of made-up variants: each gains the same on every benchmark over a baseline of 40 %."""
+    return ResultTable.from_scores(
+        [
+            Score(
+                variant=v,
+                seed=s,
+                benchmark=b,
+                accuracy_percent=float(40 + gain + spread * stream.normal()),
+                items=items,
+            )
+            for v, gain in gains.items()
+            for s in seeds.get(v, seeds["others"])
+            for b in BENCHMARKS
+        ]
+    )
+
+
+def judged(before: ResultTable, after: ResultTable, variants: list[str], **options: Any) -> Confirmation:
+    return judge("again", "mine", variants, before, after, samples(after), draws=300, **options)
+
+
+def top(before: ResultTable, count: int) -> list[str]:
+    return [row.variant for row in select(before, tolerance=1.0).rows if row.eligible][:count]
+
+
+# ---- what survives
+
+
+def test_a_real_gain_survives_and_is_told_from_luck() -> None:
+    stream = np.random.default_rng(5)
+    gains = {"baseline": 0.0, "random_init": -20.0, "good": 5.0, "lucky": 0.0}
+    before = ResultTable.from_scores(
+        [
+            Score(variant=v, seed=s, benchmark=b, accuracy_percent=40 + g)
+            for v, g in {**gains, "good": 6.0, "lucky": 4.0}.items()
+            for s in (0, 1)
+            for b in BENCHMARKS
+        ]
+    )
+    after = table(stream, gains, {"others": range(2, 8)}, spread=0.5)
+    found = judged(before, after, ["good", "lucky"], tolerance=1.0)
+    good, lucky = found.of("good"), found.of("lucky")
+    for b in BENCHMARKS:
+        assert good[b].search == 6
+        expected = compare(samples(after)["good", b], samples(after)["baseline", b], draws=300)
+        assert (good[b].fresh.estimate, good[b].fresh.low) == pytest.approx((expected.estimate, expected.low))
+        assert good[b].share == pytest.approx(expected.estimate / 6)
+        low, high = good[b].share_interval or (0.0, 0.0)
+        assert low < 5 / 6 < high
+        assert good[b].verdict == "confirmed as a gain"
+        assert lucky[b].verdict == "not distinguishable from 0"
+        together = found.together[b]
+        assert together.search == 5
+        assert together.fresh.estimate == pytest.approx((good[b].fresh.estimate + lucky[b].fresh.estimate) / 2)
+    assert found.balanced == found.balanced_before == "good"
+    assert "good is balanced on fresh seeds, as in the search." in found.sentences
+    assert found.smallest["lucky"][0] == 4
+    assert found.smallest["lucky"][1] < 1
+    assert found.sentences[0].startswith("dive: the top 2 together +5.00 points in the search, ")
+    assert found.fresh_seeds == tuple(range(2, 8))
+
+
+def test_the_winners_of_pure_noise_lose_their_gain() -> None:
+    """Twenty variants that equal the baseline: the search finds gains, fresh seeds do not, at their level."""
+    stream = np.random.default_rng(1)
+    noise = {"baseline": 0.0, "random_init": -20.0, **{f"mix-{i:03d}": 0.0 for i in range(20)}}
+    search, covered, called, shrunk = [], 0, 0, 0
+    for _ in range(60):
+        before = table(stream, noise, {"others": range(1), "baseline": range(3), "random_init": range(3)})
+        best = top(before, 3)
+        after = table(stream, dict.fromkeys(["baseline", "random_init", *best], 0.0), {"others": range(3, 8)})
+        found = judged(before, after, best)
+        search += [gain.search for gain in found.gains]
+        covered += sum(gain.fresh.low <= 0 <= gain.fresh.high for gain in found.together.values())
+        called += any(gain.verdict == "confirmed as a gain" for gain in found.of(best[0]).values())
+        was, now = found.smallest[best[0]]
+        shrunk += now < was
+    assert np.mean(search) > 0.5, "the choice alone makes a gain of half a standard deviation and more"
+    assert 0.88 <= covered / 120 <= 0.995
+    assert called <= 6
+    assert shrunk > 45
+
+
+def test_no_gain_has_no_share() -> None:
+    stream = np.random.default_rng(2)
+    gains = {"baseline": 0.0, "bad": -3.0}
+    before = table(stream, gains, {"others": range(2)}, spread=0.1)
+    found = judged(before, table(stream, gains, {"others": range(2, 5)}, spread=0.1), ["bad"], tolerance=1.0)
+    gain = found.of("bad")["dive"]
+    assert gain.share is None
+    assert gain.share_interval is None
+    assert gain.verdict == "a loss"
+    assert "there was no gain that could survive" in found.sentences[0]
+    assert found.balanced is None
+    assert "On fresh seeds none of them is balanced." in found.sentences
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert record["gains"][0]["share"] is None
+    assert record["gains"][0]["search_gain"] == pytest.approx(-3, abs=0.5)
+
+
+def test_another_variant_may_be_balanced_afterwards() -> None:
+    def scores(first: float, second: float, seeds: range) -> ResultTable:
+        means = {"baseline": 40.0, "first": 40 + first, "second": 40 + second}
+        rows = [(v, m, s, b) for v, m in means.items() for s in seeds for b in BENCHMARKS]
+        return ResultTable.from_scores(
+            [Score(variant=v, seed=s, benchmark=b, accuracy_percent=m, items=500) for v, m, s, b in rows]
+        )
+
+    found = judged(scores(3, 2, range(1)), scores(0.5, 2, range(1, 2)), ["first", "second"], tolerance=1.0)
+    assert (found.balanced_before, found.balanced) == ("first", "second")
+    assert "second is balanced on fresh seeds; first was in the search." in found.sentences
+    assert any("first was first in the search by its smallest gain, +3.00 points" in s for s in found.sentences)
+    assert any("smaller: the difference is what the choice had made of luck" in s for s in found.sentences)
+    assert any(note.startswith("One fresh seed only: intervals cover test items") for note in found.notes)
+    assert any(note.startswith("One seed only in the search: first, second, baseline") for note in found.notes)
+    # No tolerance and no noise floor: nothing is called balanced.
+    assert judged(scores(3, 2, range(1)), scores(1, 2, range(1, 2)), ["first"]).balanced is None
+
+
+def test_what_failed_is_named() -> None:
+    stream = np.random.default_rng(3)
+    before = table(stream, {"baseline": 0, "a": 3, "b": 2}, {"others": range(2)})
+    after = table(stream, {"baseline": 0, "b": 2}, {"others": range(2, 5)})
+    found = judged(before, after, ["a", "b"], tolerance=1.0)
+    assert (found.variants, found.missing) == (("b",), ("a",))
+    assert "No complete score on fresh seeds: a." in found.notes
+    with pytest.raises(StudyError, match="no score of the baseline on every benchmark yet: go on with --resume"):
+        judged(before, table(stream, {"a": 3}, {"others": range(2, 5)}), ["a", "b"])
+    with pytest.raises(StudyError, match="no score of any confirmed variant"):
+        judged(before, table(stream, {"baseline": 3}, {"others": range(2, 5)}), ["a", "b"])
+
+
+def test_the_table_shows_search_beside_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = np.random.default_rng(4)
+    gains = {"baseline": 0.0, "a": 3.0, "b": 2.0}
+    before = table(stream, gains, {"others": range(2)}, spread=0.2)
+    found = judged(before, table(stream, gains, {"others": range(2, 5)}, spread=0.2), ["a", "b"], tolerance=1.0)
+    show_confirmation(found, Console(width=100))
+    out = capsys.readouterr().out
+    gain = found.of("a")["dive"]
+    assert f"{gain.search:+.2f} → {gain.fresh.estimate:+.2f} *" in out
+    assert "★ a" in out
+    assert f"{gain.share:.0%} [" in out
+    assert "top 2" in out
+    assert "on seeds 2, 3, 4" in out
+
+
+# ---- what is asked for
+
+
+def record(tracker: Tracker, trials: list[tuple[TrialSettings, float]], name: str = "mine", **more: Any) -> Any:
+    """A study's record as its driver would leave it."""
+    parent = tracker.start_study(name, "sweep", {**DEFINITION, "name": name, **more})
+    tracker.tag(parent, benchmarks=json.dumps(["mini_dive", "mini_in"]))
+    for number, (settings, accuracy) in enumerate(trials):
+        run = tracker.start_trial(parent, name, f"t{number:04d}", "search", settings, "0")
+        tracker.metrics(run, {"mini_dive": accuracy, "mini_in": accuracy}, 0)
+        tracker.end(run, "finished")
+    return tracker.study_run(parent)
+
+
+def test_a_confirmation_asks_for_the_best_with_fresh_seeds(home: Home, make_trial: Make) -> None:
+    tracker = home.tracker()
+    found = Variant(description="found by search", objectives={"delta": ObjectiveSetting(weight=0.123)})
+    mix = make_trial("hw", overrides=("optimisation.steps=5",)).model_copy(
+        update={"variant_name": "mix-004", "variant": found}
+    )
+    trials = [
+        *((make_trial("baseline", seed=s), 40.0 + s) for s in (0, 1)),
+        (make_trial("random_init"), 90.0),
+        (make_trial("hw"), 44.0),
+        (mix, 46.0),
+        (make_trial("ld", seed=9), 30.0),
+    ]
+    source = record(tracker, trials, resources={"workers": 1, "cpus_per_worker": 2.0})
+    definition, listed = define(tracker, source, "again", top=2, seeds=3)
+    assert definition.seeds == definition.control_seeds == (10, 11, 12), "above every seed of the study"
+    assert list(definition.mixes) == ["mix-004", "hw"]
+    assert definition.resources.cpus_per_worker == 2
+    assert (definition.confirms, definition.name, definition.seed) == ("mine", "again", 7)
+    keys = [(role, name, s.seed) for role, name, s in listed]
+    assert keys == [("control", c, s) for s in (10, 11, 12) for c in ("baseline", "random_init")] + [
+        ("confirmation", v, s) for s in (10, 11, 12) for v in ("mix-004", "hw")
+    ]
+    mine = next(s for _, name, s in listed if name == "mix-004")
+    # All that the trial was, not what a preset of this name says today.
+    assert mine == mix.model_copy(update={"seed": 10})
+    assert mine.preset.optimisation.steps == 5
+    assert ConfirmationDefinition.model_validate(definition.model_dump(mode="json")) == definition
+    # More than there are: all of them; and never the controls.
+    assert list(define(tracker, source, "again", top=9, seeds=1)[0].mixes) == ["mix-004", "hw", "ld"]
+
+
+def test_controls_are_there_also_where_the_study_refused_them(home: Home, make_trial: Make) -> None:
+    tracker = home.tracker()
+    source = record(tracker, [(make_trial("baseline", seed=3), 40.0), (make_trial("hw"), 44.0)])
+    _, listed = define(tracker, source, "again", top=1, seeds=1)
+    control = next(s for _, name, s in listed if name == "random_init")
+    assert control.variant == load_variant("random_init")
+    assert control.variant_name == "random_init"
+    assert control.seed == 4
+
+
+def test_a_second_confirmation_has_seeds_of_its_own(home: Home, make_trial: Make) -> None:
+    tracker = home.tracker()
+    source = record(tracker, [(make_trial("baseline"), 40.0), (make_trial("hw"), 44.0)])
+    record(tracker, [(make_trial("baseline", seed=s), 40.0) for s in (1, 2, 3)], "mine-confirmation")
+    tracker.tag(source.info.run_id, **{CONFIRMED_BY: "mine-confirmation"})
+    source = tracker.study_run("mine")
+    assert confirmations(source) == ["mine-confirmation"]
+    assert define(tracker, source, "again", top=1, seeds=2)[0].seeds == (4, 5)
+
+
+def test_nothing_to_confirm_is_said(home: Home, make_trial: Make) -> None:
+    tracker = home.tracker()
+    with pytest.raises(TrackingError, match="no finished trial yet"):
+        define(tracker, record(tracker, [], "empty"), "again", 1, 1)
+    only = record(tracker, [(make_trial("baseline"), 40.0), (make_trial("random_init"), 30.0)], "controls")
+    with pytest.raises(StudyError, match="no finished trained variant besides its controls: nothing to confirm"):
+        define(tracker, only, "again", 1, 1)
+    silent = tracker.study_run(tracker.start_study("silent", "pretrain", {**DEFINITION, "name": "silent"}))
+    with pytest.raises(StudyError, match="scores nothing"):
+        define(tracker, silent, "again", 1, 1)
