@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,11 @@ from rich.table import Table
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import StorageError
 from equipoise.platform.plots import MOST_CURVES, plot_curves, plot_front
+from equipoise.platform.registry import BALANCED, BASELINE, MODEL_FOLDER, register
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Selection, select
 from equipoise.platform.study import Home
 from equipoise.platform.tracking import Tracker
-
-MODEL_FOLDER = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
         )
         balanced = found.selection.balanced
         tracker.tag(run_id, balanced=balanced.variant if balanced else "none")
+        tracker.tag(run_id, **{"mlflow.note.content": _note(found.selection)})
         for metric, label in (("jepa", "JEPA loss"), ("effective_rank", "effective rank of the target")):
             runs = tracker.trial_runs(run_id)
             shown = most_telling(runs, found.selection)
@@ -83,20 +82,46 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
             if curves:
                 title = f"Study {name}" + ("" if len(shown) == len(runs) else f": {len(shown)} of {len(runs)} trials")
                 tracker.artifacts(run_id, plot_curves(curves, scratch / f"{metric}.png", label, title))
-    on_front, notes = set(found.selection.front), list[str]()
+    on_front = set(found.selection.front)
     for run in tracker.trial_runs(run_id):
-        variant = run.data.tags.get("variant")
-        if run.data.tags.get("status") != "finished":
-            continue
-        chosen = balanced is not None and variant == balanced.variant
-        tracker.tag(run.info.run_id, front=str(variant in on_front).lower(), balanced=str(chosen).lower())
-        kept = run.data.tags.get("checkpoint")
-        if chosen and kept and not tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
-            try:
-                _log_checkpoint(tracker, run.info.run_id, kept)
-            except StorageError as error:
-                notes.append(f"The checkpoint of {variant} is not in the record: {error}.")
+        if run.data.tags.get("status") == "finished":
+            variant = run.data.tags.get("variant")
+            chosen = balanced is not None and variant == balanced.variant
+            tracker.tag(run.info.run_id, front=str(variant in on_front).lower(), balanced=str(chosen).lower())
+    notes = _register(
+        tracker, name, run_id, {BALANCED: balanced.variant if balanced else None, BASELINE: found.selection.baseline}
+    )
     return replace(found, weights=tracker.weights(run_id), notes=tuple(notes))
+
+
+def _register(tracker: Tracker, study: str, parent: str, wanted: Mapping[str, str | None]) -> list[str]:
+    """Register one encoder for each alias, that of its variant's first seed; returns what could not be done."""
+    notes: list[str] = []
+    finished = [r for r in tracker.trial_runs(parent) if r.data.tags.get("status") == "finished"]
+    for alias, variant in wanted.items():
+        runs = [r for r in finished if r.data.tags.get("variant") == variant and r.data.tags.get("checkpoint")]
+        if not runs:
+            continue
+        run = min(runs, key=lambda r: int(r.data.tags["seed"]))
+        try:
+            if not tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
+                with checkpoints.find(run.data.tags["checkpoint"]).fetched() as files:
+                    tracker.artifacts(run.info.run_id, files, MODEL_FOLDER)
+        except (StorageError, FileNotFoundError) as error:  # a home may have been moved
+            notes.append(f"The checkpoint of {variant} is not in the record: {error}.")
+            continue
+        register(tracker, study, alias, run)
+    return notes
+
+
+def _note(s: Selection) -> str:
+    """The result in Markdown: MLflow shows it as the description of the study's run."""
+    head = ["variant", "seeds", *(f"{b} %" for b in s.benchmarks)]
+    rows = [
+        [r.variant, str(len(r.seeds)), *(f"{r.means[b]:.2f} ({r.gains[b]:+.2f})" for b in s.benchmarks)] for r in s.rows
+    ]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows[:MOST_CURVES])]
+    return "\n".join([s.sentence, "", *lines, "", *(f"- {note}" for note in s.notes)])
 
 
 def most_telling(runs: Sequence[Any], selection: Selection) -> list[Any]:
@@ -104,12 +129,6 @@ def most_telling(runs: Sequence[Any], selection: Selection) -> list[Any]:
     rows = sorted(selection.rows, key=lambda row: (row.control is None, row.rank > 0))  # stable: else as selected
     order = {row.variant: at for at, row in enumerate(rows)}
     return sorted(runs, key=lambda run: order.get(run.data.tags.get("variant"), len(order)))[:MOST_CURVES]
-
-
-def _log_checkpoint(tracker: Tracker, run_id: str, kept: str) -> None:
-    place = checkpoints.find(kept)
-    with contextlib.suppress(FileNotFoundError), place.fetched() as files:  # a home may have been moved
-        tracker.artifacts(run_id, files, MODEL_FOLDER)
 
 
 def show(found: Conclusion, console: Console) -> None:

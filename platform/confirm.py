@@ -144,7 +144,9 @@ def confirmations(source: Any) -> list[str]:
     return [name for name in source.data.tags.get(CONFIRMED_BY, "").split(",") if name]
 
 
-def _booked(book: Path, confirmed: str, top: int | None, seeds: int | None) -> tuple[ConfirmationDefinition, Listed] | None:
+def _booked(
+    book: Path, confirmed: str, top: int | None, seeds: int | None
+) -> tuple[ConfirmationDefinition, Listed] | None:
     """A confirmation that was started, from its own book: the study may have gone on since.
 
     None where its driver died before all its trials were in the book.

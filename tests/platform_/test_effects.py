@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -67,15 +68,12 @@ def items(stream: np.random.Generator, seeds: tuple[int, ...], name: str = "v", 
 
 
 @pytest.fixture
-def command(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request: Any
-) -> Command:
-    """Run a command in this process, in a home with data where the test uses it: exit code, output, errors."""
+def run_at(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command in this process, in a home folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
-    place = home.root if "tiny_data" in request.fixturenames and "home" in request.function.__annotations__ else tmp_path
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words), "--home", str(place)])
+    def run(home: Path, *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words), "--home", str(home)])
         code = 0
         try:
             cli.main()
@@ -366,8 +364,8 @@ def test_dose_response_curve(drawn: list[Figure], tmp_path: Path) -> None:
         (("confirm", "nostudy"), "no study 'nostudy'"),
     ],
 )
-def test_mistakes_get_one_sentence(words: tuple[str, ...], expected: str, command: Command) -> None:
-    code, _, err = command(*words)
+def test_mistakes_get_one_sentence(words: tuple[str, ...], expected: str, run_at: Command, tmp_path: Path) -> None:
+    code, _, err = run_at(tmp_path / "empty", *words)
     assert code != 0
     lines = [line for line in err.splitlines() if line.startswith("Error")]
     assert len(lines) == 1, err
@@ -376,7 +374,13 @@ def test_mistakes_get_one_sentence(words: tuple[str, ...], expected: str, comman
 
 def test_the_words_that_resume_a_design_without_a_file() -> None:
     options = {"kind": "factorial", "factors": ("fwm", "delta=0.2"), "fraction": "full", "cells": None}
-    changes = {"preset": "nano", "seeds": (3, 4), "control_seeds": (3, 4), "set": ("optimisation.steps=5",), "name": None}
+    changes = {
+        "preset": "nano",
+        "seeds": (3, 4),
+        "control_seeds": (3, 4),
+        "set": ("optimisation.steps=5",),
+        "name": None,
+    }
     found, again = ablation_of(None, {**options, "objective": None, "weights": ()}, changes)
     assert again == (
         "ablate --factor fwm --factor delta=0.2 --fraction full --design factorial --preset nano --seed 3 --seed 4 "
@@ -396,9 +400,8 @@ def test_the_words_that_resume_a_design_without_a_file() -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_real_2x2_and_its_confirmation(
-    home: Home, tiny_data: Path, command: Command
-) -> None:
+def test_a_real_2x2_and_its_confirmation(home: Home, tiny_data: Path, run_at: Command) -> None:
+    command = functools.partial(run_at, home.root)
     preset = tiny_data / "tiny.yaml"
     design = ("--design", "factorial", "--factor", "hw", "--factor", "delta=0.2")
     asked = ("ablate", *design, "--preset", preset, "--seed", 0, "--seed", 1, "--tolerance", 100)

@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from click.testing import CliRunner
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import create_trial
 from selenium.webdriver import Chrome
@@ -23,6 +24,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from equipoise.platform import report as report_module
 from equipoise.platform import study
+from equipoise.platform.cli import cli
 from equipoise.platform.definitions import AblationDefinition, load_ablation
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import variants
@@ -353,6 +355,20 @@ def test_what_cannot_be_reported_is_told(record: Record, tmp_path: Path) -> None
     tracker.tag(tracker.start_study("bare", "pretrain", {"name": "bare"}), benchmarks="[]")
     with pytest.raises(ReportError, match=r"'bare' was pretrained without being scored.*equipoise ablate"):
         write_report("bare", home)
+
+
+def test_command_prints_the_path_or_what_the_page_holds(record: Record, tmp_path: Path) -> None:
+    home = record("told")
+    out = tmp_path / "out.html"
+    words_ = ["report", "told", "--home", str(home.root), "--out", str(out), "--tolerance", "2"]
+    done = CliRunner().invoke(cli, words_, catch_exceptions=False)
+    assert done.stdout == f"{out}\n"
+    out.unlink()
+    done = CliRunner().invoke(cli, [*words_, "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["report"] == str(out)
+    assert out.is_file()
+    assert (found["study"], found["balanced"], found["holds"]["variants"]) == ("told", "hw", 4)
 
 
 # ---- a real study in a real browser

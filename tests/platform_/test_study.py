@@ -13,15 +13,20 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
+from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform import study
 from equipoise.platform.audit import AuditError
 from equipoise.platform.conclude import conclude_study
 from equipoise.platform.definitions import AblationDefinition, SweepDefinition
 from equipoise.platform.errors import StudyError
+from equipoise.platform.evaluation import frozen_encoder
 from equipoise.platform.ledger import Ledger
+from equipoise.platform.registry import load_encoder
 from equipoise.platform.study import Home
+from equipoise.platform.tracking import Tracker, TrackingError
 
 CheckBooks = Callable[[Home, str, int], dict[str, str]]
 
@@ -43,6 +48,11 @@ SPACE: dict[str, Any] = {
 
 def space(tiny_data: Path, **changes: Any) -> dict[str, Any]:
     return {**SPACE, "preset": str(tiny_data / "tiny.yaml"), **changes}
+
+
+def parent_note(tracker: Tracker, run_id: str) -> str:
+    note: str = tracker.client.get_run(run_id).data.tags["mlflow.note.content"]
+    return note
 
 
 def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, check_books: CheckBooks) -> None:
@@ -78,6 +88,20 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     chosen = [r for r in tracker.trial_runs(outcome.parent) if r.data.tags["balanced"] == "true"]
     assert {r.data.tags["variant"] for r in chosen} == {found.selection.balanced.variant}
     assert all(tracker.has_artifact(r.info.run_id, "checkpoint") for r in chosen)
+    assert found.selection.balanced.variant in parent_note(tracker, parent.info.run_id)
+    for alias, variant in (("balanced", found.selection.balanced.variant), ("baseline", "baseline")):
+        loaded = load_encoder(f"models:/tiny-sweep@{alias}", home.uri())
+        row = next(r for r in outcome.rows if r.name == variant)
+        assert row.result is not None
+        kept = frozen_encoder(checkpoints.load(row.result["checkpoint"]))
+        assert all(torch.equal(v, kept.state_dict()[k]) for k, v in loaded.state_dict().items())
+        assert not loaded.training
+    with pytest.raises(TrackingError, match="no model models:/tiny-sweep@best"):
+        load_encoder("models:/tiny-sweep@best", home.uri())
+    with pytest.raises(TrackingError, match="write models:/STUDY@balanced"):
+        load_encoder("tiny-sweep", home.uri())
+    conclude_study("tiny-sweep", home, None, tolerance=100)
+    assert len(tracker.client.search_model_versions("name = 'tiny-sweep'")) == 2
 
     with pytest.raises(StudyError, match="go on with --resume"):
         study.sweep(definition, home, quiet=True)
