@@ -19,7 +19,7 @@ quickstart: install
 	@$(BIN)/equipoise quickstart
 
 test: install lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow and not cluster"

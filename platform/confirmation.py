@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from equipoise.platform.contrasts import Difference, Sample, compare, contrast, holm
+from equipoise.platform.contrasts import Difference, Sample, contrast, holm
 from equipoise.platform.errors import StudyError
 from equipoise.platform.pareto import SelectionError
 from equipoise.platform.record import definition_of, samples_of
@@ -221,7 +221,9 @@ def judge(
     gains: list[Gain] = []
     together: dict[str, Gain] = {}
     for b in benchmarks:
-        differences = holm([compare(fresh[v, b], fresh[BASELINE, b], level=level, draws=draws) for v in there])
+        differences = holm(
+            [contrast(v, [(1.0, fresh[v, b]), (-1.0, fresh[BASELINE, b])], level=level, draws=draws) for v in there]
+        )
         mine = [
             Gain(variant=v, benchmark=b, search=old[v][b] - old[BASELINE][b], fresh=difference)
             for v, difference in zip(there, differences, strict=True)
@@ -301,7 +303,7 @@ def share_text(gain: Gain) -> str:
 def _regression(winner: str, smallest: Mapping[str, tuple[float, float]]) -> str:
     """What became of the number that the winner was chosen by."""
     was, now = smallest[winner]
-    change = "smaller: the difference is what the choice had made of luck" if now < was else "not smaller"
+    change = "smaller: a choice among many favours luck, which does not come again" if now < was else "not smaller"
     return (
         f"{winner} was first in the search by its smallest gain, {was:+.2f} points; on fresh seeds that is {now:+.2f}, "
         f"{change}."
@@ -336,7 +338,7 @@ def _notes(
     if "seeds" in sources:
         notes.append("Which items were right is not at hand: intervals cover seeds, for this test set only.")
     if "none" in sources:
-        notes.append("Nothing is known of the error of some gains: their number of test items is unknown.")
+        notes.append("Nothing is known of the error of some gains: their scores show no spread over seeds and items.")
     notes.append(
         "A share is that of the gain as the search reported it; its interval is that of the gain on fresh seeds. Both "
         "studies have the same test items, so luck with items is still in it."

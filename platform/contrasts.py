@@ -96,6 +96,8 @@ def contrast(
         if shared and residual is not None:
             seeds_part = residual.variance * math.fsum(c * c for c, _ in parts) / len(shared)
             spread = _with_seeds(spread, seeds_part, residual.freedom)
+    if spread.variance <= ROUNDING:
+        spread = UNKNOWN  # scores that agree to the last item show no spread; they do not show that there is none
     low, high = spread.interval(estimate, level)
     items = {sample.items for sample in found}
     return Difference(

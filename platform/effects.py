@@ -295,19 +295,24 @@ def _notes(
     if "seeds" in sources:
         notes.append("Which items were right is not at hand: intervals cover seeds, for this test set only.")
     if "none" in sources:
-        notes.append("With one seed and no number of test items nothing is known of the error.")
+        notes.append("Nothing is known of the error of some effects: their scores show no spread over seeds and items.")
     if plan.resolution is not None:
         confused = [e for e in found if e.aliases and e.benchmark == found[0].benchmark]
-        listed = "; ".join(f"{e.name} with {alias_text(e.aliases)}" for e in confused)
-        notes.append(f"The fraction has resolution {plan.resolution} and cannot tell apart: {listed}.")
+        listed = "; ".join(f"{e.name} {alias_text(e.aliases)}" for e in confused)
+        notes.append(
+            f"The fraction has resolution {plan.resolution}: each number is a sum that it cannot part: {listed}."
+        )
     return tuple(notes)
 
 
 def alias_text(aliases: Mapping[str, float], most: int = 3) -> str:
-    """Aliases in words, those of fewest factors first."""
-    named = [name if value == 1 else f"{value:g} times {name}" for name, value in aliases.items()]
-    more = f" and {len(named) - most} of higher order" if len(named) > most else ""
-    return ", ".join(named[:most]) + more
+    """Aliases in words, each with its sign, those of fewest factors first."""
+    named = [
+        f"{'−' if value < 0 else '+'} {'' if abs(value) == 1 else f'{abs(value):g} times '}{name}"
+        for name, value in aliases.items()
+    ]
+    more = [f"and {len(named) - most} of higher order"] if len(named) > most else []
+    return " ".join([*named[:most], *more])
 
 
 def _known(value: Any) -> Any:

@@ -78,7 +78,7 @@ def show_effects(found: Effects, picture: Path | None, console: Console) -> None
         label = Text(name)
         confused = {name: factor for name, factor in example.aliases.items() if name.count(TIMES) < 2}
         if confused:
-            label.append(f"\n+ {alias_text(confused)}", style="dim")
+            label.append(f"\n{alias_text(confused)}", style="dim")
         table.add_row(label, *(_cell(on[b]) if b in on else Text("-") for b in found.benchmarks))
     console.print(f"Effects of study {found.study}", style="bold", highlight=False)
     console.print(table)

@@ -82,7 +82,7 @@ def _forest(axis: Axes, found: Sequence[Effect], names: Sequence[str], *, named:
     axis.grid(visible=False, axis="y")
     confused = {e.name: {k: v for k, v in e.aliases.items() if k.count(TIMES) < 2} for e in found}
     aliases = {name: alias_text(them, 1) for name, them in confused.items() if them}
-    axis.set_yticks(range(len(names)), [f"{n}\n(+ {aliases[n]})" if n in aliases else n for n in names])
+    axis.set_yticks(range(len(names)), [f"{n}\n{aliases[n]}" if n in aliases else n for n in names])
     axis.tick_params(labelleft=named)
     axis.set_xlabel("effect in points of top-1 accuracy", fontsize=11, color=INK)
 

@@ -152,6 +152,24 @@ def test_block_residual_is_that_of_the_analysis_of_variance() -> None:
     assert block_residual([sample({0: 1.0}), sample({0: 2.0})]) is None
 
 
+def test_scores_that_agree_to_the_last_item_show_no_spread() -> None:
+    """Two seeds with the very same difference: no certainty, as an interval of no width would say."""
+    right = np.arange(24) < 8
+    more = np.arange(24) < 9
+    a, b = (
+        sample({0: 37.5, 1: 37.5}, "a", {0: more, 1: more}),
+        sample({0: 100 / 3, 1: 100 / 3}, "b", {0: right, 1: right}),
+    )
+    flat = contrast("x", [(1.0, sample({0: 41.0, 1: 42.0})), (-1.0, sample({0: 40.0, 1: 41.0}))])
+    same = contrast("x", [(1.0, a), (-1.0, a)])
+    for found in (flat, same):
+        assert found.source == "none"
+        assert not found.distinguishable
+    found = contrast("x", [(1.0, a), (-1.0, b)])
+    assert found.source == "seeds_and_items"
+    assert found.low < 0 < found.high, "one item of 24 is no certainty"
+
+
 # ---- effects
 
 
@@ -224,7 +242,10 @@ def test_a_fraction_says_what_its_numbers_hold() -> None:
     effects = estimate("x", found, ("b",), samples)
     # 3 of its own minus half of the 4 that hw and ld add together.
     assert {e.name: e.estimate for e in effects.effects}["fwm"] == pytest.approx(3 - 0.5 * 4)
-    assert any("resolution 3 and cannot tell apart: fwm with -0.5 times hw × ld;" in note for note in effects.notes)
+    assert any(
+        "resolution 3: each number is a sum that it cannot part: fwm − 0.5 times hw × ld;" in note
+        for note in effects.notes
+    )
     assert effects.to_dict()["effects"][0]["aliases"] == {"hw × ld": -0.5}
 
 

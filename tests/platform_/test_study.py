@@ -146,7 +146,6 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(home: Home, tiny_data:
 def test_training_on_ray_train_equals_the_loop_in_process(
     home: Home, tiny_data: Path, make_trial: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from equipoise.platform import checkpoint as checkpoints
     from equipoise.platform.training import LocalReporter, Trainer
 
     content = {
