@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test quick lint clean
+.PHONY: install quickstart test browser quick lint clean
 
 install: $(STAMP)
 
@@ -18,7 +18,13 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	@$(BIN)/equipoise quickstart
 
-test: install lint
+# The tests of pages need a real browser, which no package index carries: Debian's, where we may install it.
+browser:
+	@command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver >/dev/null; } \
+	  || echo "No browser here: the tests of pages will say so (Debian: apt install chromium chromium-driver)"
+
+test: install lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 quick: install

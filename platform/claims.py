@@ -35,7 +35,7 @@ from equipoise.platform.claims_scene import (
 )
 from equipoise.platform.mix import CONTROLS
 from equipoise.platform.results import UNTRAINED, ResultTable
-from equipoise.platform.statistics import Bools, samples
+from equipoise.platform.uncertainty import Bools, samples
 
 __all__ = ["PUBLISHED_CLAIMS", "VERDICTS", "ClaimFile", "Evidence", "Finding", "Judgement", "judge", "load_claims"]
 

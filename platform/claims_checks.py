@@ -28,7 +28,7 @@ from equipoise.platform.claims_scene import (
     mean_of,
 )
 from equipoise.platform.mix import CONTROLS
-from equipoise.platform.statistics import Difference, Sample, holm
+from equipoise.platform.uncertainty import Difference, Sample, holm
 
 SMALLEST_GROUP = 3  # variants on either side of an association; a spread of two says nothing
 DIGITS, RANGE_DIGITS = 0.005, 0.05  # half a unit of the last published digit, of a number and of a range

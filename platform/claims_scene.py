@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from equipoise.platform.claims_data import Names
 from equipoise.platform.mix import CONTROLS
 from equipoise.platform.results import UNTRAINED, ResultTable
-from equipoise.platform.statistics import Difference, Sample, compare, interval
+from equipoise.platform.uncertainty import Difference, Sample, compare, interval
 
 Verdict = Literal["supported", "refuted", "not distinguishable", "not testable here"]
 Arm = Literal["all", "quoted", "same_seed"]

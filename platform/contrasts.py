@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from equipoise.platform.resampling import ROUNDING, UNKNOWN, Array, Spread, spread_of
-from equipoise.platform.statistics import (
+from equipoise.platform.uncertainty import (
     Difference,
     Sample,
     StatisticsError,

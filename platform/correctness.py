@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.statistics import Bools, StatisticsError
 from equipoise.platform.storage import Place
+from equipoise.platform.uncertainty import Bools, StatisticsError
 
 FOLDER = "correctness"  # below a trial's folder: one Parquet file per benchmark
 

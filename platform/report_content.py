@@ -18,9 +18,9 @@ from equipoise.platform.errors import EquipoiseError, StorageError
 from equipoise.platform.importance import Importance, ImportanceError, search_importance
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Row, Selection, select
-from equipoise.platform.statistics import Difference, Sample, StatisticsError, compare, holm, interval, samples
 from equipoise.platform.study import Home
 from equipoise.platform.tracking import Tracker
+from equipoise.platform.uncertainty import Difference, Sample, StatisticsError, compare, holm, interval, samples
 
 __all__ = [
     "SINGLE",

@@ -92,20 +92,22 @@ UNKNOWN = Spread(math.nan, "none")
 
 def spread_of(groups: Sequence[Array], single: bool, draws: int, stream: np.random.Generator) -> Spread:
     """Variance of the sum of all contributions, from ``groups`` [m, N]; N is 1 where only accuracies are known."""
+    # Seeds that agree to the last item show no spread; they do not show that there is none: then it is not known.
     items = groups[0].shape[1]
     seeds, freedom = 0.0, math.inf
     if not single:
         parts = np.array([_seed_variance(group.mean(1), draws, stream) for group in groups])
         seeds, freedom = float(parts.sum()), _seed_freedom(parts, np.array([len(group) - 1.0 for group in groups]))
     if items == 1:
-        # Accuracies that agree to the last item show no spread; they do not show that there is none.
         return Spread(seeds, "seeds", 1.0, freedom) if seeds > ROUNDING else UNKNOWN
     total = np.add.reduce([group.sum(0) for group in groups])
     by_item = _item_variance(total, draws, stream)
     if single:
         return Spread(by_item, "items", item_freedom=items - 1)
     variance = seeds + max(by_item - math.fsum(map(_remainder, groups)), 0.0)
-    return Spread(variance, "seeds_and_items", seeds / variance if variance else 0.0, freedom, items - 1)
+    if variance <= ROUNDING:
+        return UNKNOWN
+    return Spread(variance, "seeds_and_items", seeds / variance, freedom, items - 1)
 
 
 def _seed_variance(contributions: Array, draws: int, stream: np.random.Generator) -> float:

@@ -9,6 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -30,6 +31,7 @@ IDENTITY = "equipoise.identity"
 ASKED_WRONG = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 AWAY = (502, 503, 504)  # a proxy that finds no server behind it, a server that starts
 
+VERSIONS = ("equipoise", "torch", "timm", "ray", "optuna", "mlflow", "numpy")  # what a result may depend on
 ENDED = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 RESULT_TAG = "equipoise.study"
 
@@ -163,7 +165,9 @@ class Tracker:
 
     def start_study(self, name: str, kind: str, definition: Mapping[str, Any]) -> str:
         """Create the parent run and return its id."""
-        run_id = self._create(name, {RESULT_TAG: name, "kind": kind, "role": "study", "git_commit": git_commit()})
+        versions = json.dumps({package: version(package) for package in VERSIONS})
+        tags = {RESULT_TAG: name, "kind": kind, "role": "study", "git_commit": git_commit(), "versions": versions}
+        run_id = self._create(name, tags)
         for key in ("regime", "preset", "reading", "seed", "trials", "sampler"):
             if definition.get(key) is not None:
                 self.client.log_param(run_id, key, definition[key])

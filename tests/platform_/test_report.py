@@ -34,9 +34,9 @@ from equipoise.platform.report_content import ReportError, Trial, compare_all, g
 from equipoise.platform.results import ResultTable, Score
 from equipoise.platform.selection import SelectionError, select
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.statistics import Sample, samples
 from equipoise.platform.study import Home
 from equipoise.platform.tracking import TrackingError
+from equipoise.platform.uncertainty import Sample, samples
 
 Settings = Callable[..., TrialSettings]
 Record = Callable[..., Home]

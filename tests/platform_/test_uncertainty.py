@@ -20,7 +20,8 @@ from equipoise.platform.evaluation import BenchmarkResult
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.resampling import Spread, spread_of
 from equipoise.platform.results import ResultTable, Score
-from equipoise.platform.statistics import (
+from equipoise.platform.storage import Place
+from equipoise.platform.uncertainty import (
     Difference,
     Sample,
     StatisticsError,
@@ -30,7 +31,6 @@ from equipoise.platform.statistics import (
     minimal_detectable_difference,
     samples,
 )
-from equipoise.platform.storage import Place
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
