@@ -189,7 +189,19 @@ def test_a_constant_gain_is_found_exactly_and_only_items_are_uncertain() -> None
 def test_equal_variants_are_not_distinguishable() -> None:
     right = np.random.default_rng(7).random((3, 100)) < 0.5
     found = compare(sample(right), sample(right, "w"))
-    assert (found.estimate, found.low, found.high, found.p_value, found.distinguishable) == (0, 0, 0, 1, False)
+    assert (found.estimate, found.source, found.distinguishable) == (0, "none", False)
+    assert math.isnan(found.low)
+
+
+def test_seeds_that_agree_to_the_last_item_give_no_certainty() -> None:
+    right = np.zeros((2, 24), dtype=bool)
+    right[:, :10] = True
+    lost = right.copy()
+    lost[0, 3] = lost[1, 5] = False  # each seed loses one item, another one
+    found = compare(sample(lost), sample(right, "w"))
+    assert found.estimate == pytest.approx(-100 / 24)
+    assert not found.distinguishable
+    assert math.isnan(found.p_value)
 
 
 # ---- few seeds
