@@ -75,29 +75,33 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
         balanced = found.selection.balanced
         tracker.tag(run_id, balanced=balanced.variant if balanced else "none")
         tracker.tag(run_id, **{"mlflow.note.content": _note(found.selection)})
+        runs = tracker.trial_runs(run_id)
+        shown = most_telling(runs, found.selection)
         for metric, label in (("jepa", "JEPA loss"), ("effective_rank", "effective rank of the target")):
-            runs = tracker.trial_runs(run_id)
-            shown = most_telling(runs, found.selection)
             curves = tracker.curves(shown, metric)
             if curves:
                 title = f"Study {name}" + ("" if len(shown) == len(runs) else f": {len(shown)} of {len(runs)} trials")
                 tracker.artifacts(run_id, plot_curves(curves, scratch / f"{metric}.png", label, title))
-    on_front = set(found.selection.front)
-    for run in tracker.trial_runs(run_id):
-        if run.data.tags.get("status") == "finished":
-            variant = run.data.tags.get("variant")
-            chosen = balanced is not None and variant == balanced.variant
-            tracker.tag(run.info.run_id, front=str(variant in on_front).lower(), balanced=str(chosen).lower())
-    notes = _register(
-        tracker, name, run_id, {BALANCED: balanced.variant if balanced else None, BASELINE: found.selection.baseline}
-    )
+    finished = [run for run in runs if run.data.tags.get("status") == "finished"]
+    wanted = {BALANCED: balanced.variant if balanced else None, BASELINE: found.selection.baseline}
+    _mark(tracker, finished, found.selection)
+    notes = _register(tracker, name, finished, wanted)
     return replace(found, weights=tracker.weights(run_id), notes=tuple(notes))
 
 
-def _register(tracker: Tracker, study: str, parent: str, wanted: Mapping[str, str | None]) -> list[str]:
+def _mark(tracker: Tracker, finished: Sequence[Any], selection: Selection) -> None:
+    """Tags that say which runs are on the front and balanced; only what changes is written, in a study of a thousand."""
+    on_front, balanced = set(selection.front), selection.balanced
+    for run in finished:
+        variant = run.data.tags.get("variant")
+        now = {"front": variant in on_front, "balanced": balanced is not None and variant == balanced.variant}
+        changed = {k: str(v).lower() for k, v in now.items() if str(v).lower() != run.data.tags.get(k, "false")}
+        tracker.tag(run.info.run_id, **changed)
+
+
+def _register(tracker: Tracker, study: str, finished: Sequence[Any], wanted: Mapping[str, str | None]) -> list[str]:
     """Register one encoder for each alias, that of its variant's first seed; returns what could not be done."""
     notes: list[str] = []
-    finished = [r for r in tracker.trial_runs(parent) if r.data.tags.get("status") == "finished"]
     for alias, variant in wanted.items():
         runs = [r for r in finished if r.data.tags.get("variant") == variant and r.data.tags.get("checkpoint")]
         if not runs:

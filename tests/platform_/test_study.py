@@ -85,7 +85,7 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     logged = {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
     assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json", "audit"} <= logged
     assert found.selection.balanced is not None
-    chosen = [r for r in tracker.trial_runs(outcome.parent) if r.data.tags["balanced"] == "true"]
+    chosen = [r for r in tracker.trial_runs(outcome.parent) if r.data.tags.get("balanced") == "true"]
     assert {r.data.tags["variant"] for r in chosen} == {found.selection.balanced.variant}
     assert all(tracker.has_artifact(r.info.run_id, "checkpoint") for r in chosen)
     assert found.selection.balanced.variant in parent_note(tracker, parent.info.run_id)
