@@ -90,7 +90,7 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
 
 
 def _mark(tracker: Tracker, finished: Sequence[Any], selection: Selection) -> None:
-    """Tags that say which runs are on the front and balanced; only what changes is written, in a study of a thousand."""
+    """Tag the runs on the front and the balanced one; only what changes is written: a study may have a thousand."""
     on_front, balanced = set(selection.front), selection.balanced
     for run in finished:
         variant = run.data.tags.get("variant")
