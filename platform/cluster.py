@@ -145,6 +145,12 @@ def capacity(resources: Resources, concurrent: int | None) -> int:
     return fits
 
 
+def unplaced() -> int:
+    """Placement groups, of trials and of Train's workers, that no node has room for yet."""
+    groups = ray.util.placement_group_table().values()
+    return sum(group["state"] in ("PENDING", "RESCHEDULING") for group in groups)
+
+
 def waiting(trials: int, resources: Resources) -> str:
     """One line that says what trials wait for."""
     need = " and ".join(f"{v * resources.workers:g} {k}" for k, v in per_worker(resources).items())
@@ -168,4 +174,4 @@ def _need(resources: Resources) -> str:
 def _have() -> str:
     have = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
-    return f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU on {nodes} nodes"
+    return f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU on {nodes} node{'' if nodes == 1 else 's'}"

@@ -18,7 +18,7 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.search import Searcher
 
-from equipoise.platform.cluster import MEBIBYTE, capacity, waiting
+from equipoise.platform.cluster import MEBIBYTE, capacity, unplaced, waiting
 from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.progress import StudyDisplay
@@ -117,8 +117,11 @@ class Director:
         idle = [r.key for r in self.ledger.rows("ready")] + self.display.starting()
         self._idle = {key: self._idle.get(key, now) for key in idle}
         late = sum(now - since > PATIENCE_S for since in self._idle.values())
-        stuck = late or (not self.ledger.rows("ready", "running") and self._slots == 0 and self.remaining())
-        self.display.waiting(waiting(max(1, late), self.resources) if stuck else None)
+        # A process that loads PyTorch is late too, and waits for nothing.
+        stuck = min(late, unplaced()) if late else 0
+        if not stuck and self._slots == 0 and not self.ledger.rows("ready", "running"):
+            stuck = self.remaining()
+        self.display.waiting(waiting(stuck, self.resources) if stuck else None)
 
     def suggest(self, ray_id: str) -> dict[str, Any] | None:
         """Config of the next trial, or None where the study has no more."""
