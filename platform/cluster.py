@@ -173,5 +173,6 @@ def _need(resources: Resources) -> str:
 
 def _have() -> str:
     have = ray.cluster_resources()
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    return f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU on {nodes} node{'' if nodes == 1 else 's'}"
+    count = sum(node["Alive"] for node in ray.nodes())
+    nodes = "1 node" if count == 1 else f"{count} nodes"
+    return f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU on {nodes}"
