@@ -9,6 +9,7 @@ import csv
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -98,37 +99,46 @@ class ResultTable:
             rows, tuple(benchmarks) if benchmarks is not None else tuple(dict.fromkeys(r.benchmark for r in rows))
         )
 
-    @property
+    @cached_property
     def variants(self) -> tuple[str, ...]:
         """Every variant, in the order of its first score."""
         return tuple(dict.fromkeys(score.variant for score in self.scores))
 
+    @cached_property
+    def _of_variant(self) -> dict[str, list[Score]]:
+        """Scores by variant: a study may have a thousand, and each is asked for many times."""
+        found: dict[str, list[Score]] = {}
+        for score in self.scores:
+            found.setdefault(score.variant, []).append(score)
+        return found
+
     def values(self, variant: str, benchmark: str) -> dict[int, float]:
         """Accuracy in percent by seed, seeds ascending; empty where there is no score."""
-        found = {s.seed: s.accuracy_percent for s in self.scores if s.variant == variant and s.benchmark == benchmark}
+        found = {s.seed: s.accuracy_percent for s in self._of_variant.get(variant, ()) if s.benchmark == benchmark}
         return dict(sorted(found.items()))
 
     def seeds(self, variant: str) -> tuple[int, ...]:
         """Seeds with a score on any benchmark, ascending."""
-        return tuple(sorted({score.seed for score in self.scores if score.variant == variant}))
+        return tuple(sorted({score.seed for score in self._of_variant.get(variant, ())}))
 
     def means(self) -> dict[str, dict[str, float]]:
         """Variant to benchmark to the mean accuracy in percent, over the seeds that have a score there."""
-        table: dict[str, dict[str, float]] = {}
-        for variant in self.variants:
-            found = {benchmark: self.values(variant, benchmark) for benchmark in self.benchmarks}
-            table[variant] = {b: math.fsum(v.values()) / len(v) for b, v in found.items() if v}
-        return table
+        return {variant: self.mean_of(variant) for variant in self.variants}
+
+    def mean_of(self, variant: str) -> dict[str, float]:
+        """Benchmark to the mean accuracy of one variant in percent, over the seeds that have a score there."""
+        found = {benchmark: self.values(variant, benchmark) for benchmark in self.benchmarks}
+        return {b: math.fsum(v.values()) / len(v) for b, v in found.items() if v}
 
     def items(self, variant: str, benchmark: str) -> int | None:
         """Test items behind the scores (the fewest over seeds), None where any is unknown or there is no score."""
-        counts = [s.items for s in self.scores if s.variant == variant and s.benchmark == benchmark]
+        counts = [s.items for s in self._of_variant.get(variant, ()) if s.benchmark == benchmark]
         known = [count for count in counts if count is not None]
         return min(known) if known and len(known) == len(counts) else None
 
     def flags(self, variant: str) -> frozenset[str]:
         """Every flag on any score of the variant."""
-        return frozenset().union(*(score.flags for score in self.scores if score.variant == variant))
+        return frozenset().union(*(score.flags for score in self._of_variant.get(variant, ())))
 
     def incomplete(self) -> dict[str, tuple[str, ...]]:
         """Variants that lack a benchmark, each with the benchmarks it lacks."""

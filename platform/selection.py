@@ -290,7 +290,7 @@ def _spread(table: ResultTable, variant: str) -> dict[str, float | None]:
 def _item_error(table: ResultTable, variant: str) -> dict[str, float | None]:
     """Binomial standard error of the mean accuracy in points; seeds share test items, so they do not shrink it."""
     errors: dict[str, float | None] = {}
-    for benchmark, mean in table.means()[variant].items():
+    for benchmark, mean in table.mean_of(variant).items():
         items = table.items(variant, benchmark)
         errors[benchmark] = math.sqrt(mean * (100 - mean) / items) if items else None
     return errors

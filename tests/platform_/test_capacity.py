@@ -17,9 +17,12 @@ from equipoise.platform.settings import Resources
 def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Nodes that Ray is made to report; none grows unless a test says so."""
     found: list[dict[str, Any]] = []
-    total = {k: lambda k=k: sum(n["Resources"].get(k, 0) for n in found if n["Alive"]) for k in ("CPU", "GPU")}
+
+    def total() -> dict[str, float]:
+        return {k: sum(n["Resources"].get(k, 0.0) for n in found if n["Alive"]) for k in ("CPU", "GPU")}
+
     monkeypatch.setattr(cluster.ray, "nodes", lambda: found)
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {k: count() for k, count in total.items()})
+    monkeypatch.setattr(cluster.ray, "cluster_resources", total)
     monkeypatch.setattr(cluster, "growth", lambda: None)
     return found
 
