@@ -30,6 +30,8 @@ FEWEST = 12  # finished trials of a search below which a forest only repeats cha
 PER_OBJECTIVE = 2  # and as many for each objective searched
 SHUFFLES = 20  # the largest of as many shuffled answers is passed by chance about once in 21 times
 TREES = 32
+# Trees that end in single trials learn their noise, and take minutes where a search has hundreds of trials.
+DEPTH = 5
 
 
 class ImportanceError(EquipoiseError):
@@ -105,7 +107,7 @@ def search_importance(
 
 def _evaluators(seed: int) -> dict[str, BaseImportanceEvaluator]:
     return {
-        "fANOVA": FanovaImportanceEvaluator(n_trees=TREES, seed=seed),
+        "fANOVA": FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=seed),
         "PED-ANOVA": PedAnovaImportanceEvaluator(),
     }
 

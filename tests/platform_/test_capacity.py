@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+import ray
 
 from equipoise.platform import cluster
 from equipoise.platform.cluster import Growth, capacity, fits_now, waiting
@@ -21,8 +22,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def total() -> dict[str, float]:
         return {k: sum(n["Resources"].get(k, 0.0) for n in found if n["Alive"]) for k in ("CPU", "GPU")}
 
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: found)
-    monkeypatch.setattr(cluster.ray, "cluster_resources", total)
+    monkeypatch.setattr(ray, "nodes", lambda: found)
+    monkeypatch.setattr(ray, "cluster_resources", total)
     monkeypatch.setattr(cluster, "growth", lambda: None)
     return found
 
