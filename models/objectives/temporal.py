@@ -125,6 +125,8 @@ class VelocityGate(Objective):
 
 def quiet_places(target: Tensor, percentile: float) -> Tensor:
     """Bool ``[B, T, H, W]``: True where the target's change to the next slot is at most its quantile over the frame."""
-    speed = full(target.detach()).diff(dim=1).norm(dim=-1)
+    h = full(target.detach())
+    # Slot by slot: the differences of all slots at once would be as large as the grid.
+    speed = torch.stack([(h[:, t + 1] - h[:, t]).norm(dim=-1) for t in range(h.shape[1] - 1)], dim=1)
     limit = torch.quantile(speed.flatten(2), percentile, dim=-1)
     return functional.pad(speed <= limit[..., None, None], (0, 0, 0, 0, 0, 1))
