@@ -60,8 +60,9 @@ def run_trial(config: Mapping[str, Any]) -> None:
         with contextlib.suppress(StorageError):  # the folder itself may be what is wrong
             (folder / "error.txt").write(traceback.format_exc())
         sentence = sentence.splitlines()[0] if sentence else type(error).__name__
-        tune.report({PHASE: "failed", "error": sentence, "halt": _stops_all(error)})
-        if _may_pass(error):
+        halt = _stops_all(error)
+        tune.report({PHASE: "failed", "error": sentence, "halt": halt})
+        if _may_pass(error) and not halt:
             raise  # Tune starts the trial again, from its last checkpoint
 
 
@@ -243,9 +244,15 @@ def _scores(settings: TrialSettings, paths: Paths, folder: Place, final: Place |
         return score_checkpoint(settings, paths, folder, final, progress)
     r = settings.resources
     tune.report({PHASE: "probes", "count": 0, "total": 1})
-    task = ray.remote(num_cpus=r.cpus_per_worker, num_gpus=r.gpus_per_worker)(score_checkpoint)
+    task = _apart(score_checkpoint, r)
     found: dict[str, Any] = ray.get(task.remote(settings, paths, folder, final))
     return found
+
+
+def _apart(function: Any, resources: Resources) -> Any:
+    """A function as a task with one worker's resources, outside the trial's placement group, which holds none."""
+    share = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+    return ray.remote(**share, scheduling_strategy="DEFAULT")(function)
 
 
 def score_checkpoint(
@@ -291,7 +298,7 @@ class _Spread:
 
     def __init__(self, resources: Resources) -> None:
         self.parts = resources.workers
-        self.task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(_part)
+        self.task = _apart(_part, resources)
 
     def features(
         self,

@@ -433,7 +433,7 @@ def test_a_real_2x2_and_its_confirmation(home: Home, tiny_data: Path, run_at: Co
     assert name == "factorial-hw-delta-0.2"
     assert len(found["trials"]) == 2 * (4 + 1)
     assert [e["name"] for e in found["effects"]["effects"][:3]] == ["hw", "delta-0.2", "hw × delta-0.2"]
-    assert {e["source"] for e in found["effects"]["effects"]} <= {"seeds_and_items", "none"}
+    assert {e["source"] for e in found["effects"]["effects"]} <= {"seeds_and_items", "seeds", "none"}
     by_cell = {c["cell"]: c["accuracies"] for c in found["effects"]["cells"]}
     for e in found["effects"]["effects"]:
         y = {cell: accuracies[e["benchmark"]] for cell, accuracies in by_cell.items()}
