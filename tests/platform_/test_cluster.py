@@ -276,12 +276,18 @@ def test_the_driver_is_killed(sweep: Callable[..., Driver], accounted: Callable[
     accounted("t0003")
 
 
-def test_a_worker_of_train_is_killed(sweep: Callable[..., Driver], accounted: Callable[..., None]) -> None:
+def test_a_worker_of_train_is_killed(sweep: Callable[..., Driver], accounted: Callable[..., None], space: Path) -> None:
+    content = yaml.safe_load(space.read_text())
+    content["set"] = [
+        *content["set"],
+        "optimisation.steps=15",
+    ]  # every step is reported through Train, which takes time
+    space.write_text(yaml.safe_dump(content))
     driver = sweep("--workers", "2", "--cpus-per-worker", "0.5", "--concurrent", "1")
     driver.wait_for("t0003 hw s0: pretrain")
     named(driver.process.pid, WORKER)[0].kill()
     driver.finish()
-    accounted("t0003", attempts=1)  # Train starts its workers again inside the trial
+    accounted("t0003", attempts=1, steps=15)  # Train starts its workers again inside the trial
 
 
 def test_a_node_is_killed(sweep: Callable[..., Driver], nodes: Nodes, accounted: Callable[..., None]) -> None:
