@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test browser quick lint clean
+.PHONY: install quickstart test long browser quick lint clean
 
 install: $(STAMP)
 
@@ -25,7 +25,11 @@ browser:
 	  || echo "No browser here: the tests of pages will say so (Debian: apt install chromium chromium-driver)"
 
 test: install lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+
+# Faults and growth of clusters that take minutes each.
+long: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow and not cluster"

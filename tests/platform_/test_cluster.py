@@ -276,6 +276,7 @@ def test_the_driver_is_killed(sweep: Callable[..., Driver], accounted: Callable[
     accounted("t0003")
 
 
+@pytest.mark.long
 def test_a_worker_of_train_is_killed(sweep: Callable[..., Driver], accounted: Callable[..., None], space: Path) -> None:
     content = yaml.safe_load(space.read_text())
     content["set"] = [
@@ -300,6 +301,7 @@ def test_a_node_is_killed(sweep: Callable[..., Driver], nodes: Nodes, accounted:
     accounted("t0003")
 
 
+@pytest.mark.long
 def test_a_node_is_told_to_go(
     sweep: Callable[..., Driver],
     nodes: Nodes,
@@ -446,6 +448,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_sweep_grows_the_cluster_and_leaves_it_small(
     space: Path,
     home: Home,
