@@ -25,7 +25,7 @@ STEPS = list(range(1, 7))
 
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[str]:
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": True})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": True, "dashboard_port": None})
     for _ in range(2):
         cluster.add_node(**NODE)
     try:
