@@ -7,11 +7,15 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from equipoise.platform.cli_options import emit, home_options, json_option, progress_bar, study_home
 from equipoise.platform.errors import EquipoiseError
+
+if TYPE_CHECKING:
+    from equipoise.platform.study import Home
 
 
 @click.command()
@@ -130,16 +134,34 @@ def list_(what: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("study", required=False)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @home_options
-def ui(port: int, home: Path, tracking_uri: str | None) -> None:
-    """Open MLflow's UI on the studies of a home folder, on this machine only."""
+def ui(study: str | None, port: int, home: Path, tracking_uri: str | None) -> None:
+    """Open MLflow's UI on a STUDY (default: the newest one): its runs with their accuracies, its variants compared.
+
+    It is served on this machine only; where the studies are on a server already, only the addresses are printed.
+    """
     place = study_home(home, tracking_uri)
     uri = place.uri()
-    if uri.startswith(("http:", "https:")):
-        raise EquipoiseError(f"the studies are on a server already: open {uri} in a browser")
+    on_server = uri.startswith(("http:", "https:"))
     if tracking_uri is None and not (place.root / "mlflow.db").is_file():
         raise EquipoiseError(f"{place.root} holds no studies yet: run equipoise quickstart, sweep or ablate first")
+    if not on_server:
+        _must_be_free(port)
+    server = uri.rstrip("/") if on_server else f"http://127.0.0.1:{port}"
+    for what, address in _pages(place, study):
+        click.echo(f"{what}: {server}{address}", err=True)
+    if on_server:
+        return
+    click.echo(f"MLflow's UI: {server}  (Ctrl-C ends it)", err=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its background jobs serve nothing here
+    # In place of this process: signals then reach the server itself, and ending it leaves nothing behind.
+    os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])
+
+
+def _must_be_free(port: int) -> None:
     with socket.socket() as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -148,8 +170,19 @@ def ui(port: int, home: Path, tracking_uri: str | None) -> None:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise EquipoiseError(f"port {port} is in use: choose another with --port") from None
-    click.echo(f"MLflow's UI: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its background jobs serve nothing here
-    # In place of this process: signals then reach the server itself, and ending it leaves nothing behind.
-    os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])
+
+
+def _pages(home: Home, study: str | None) -> list[tuple[str, str]]:
+    """What of a study to look at, and where behind the server's address."""
+    from equipoise.platform.mlflow_pages import compare_page, runs_page
+    from equipoise.platform.tracking import RESULT_TAG
+
+    tracker = home.tracker()
+    parent = tracker.study_run(study)
+    name = parent.data.tags[RESULT_TAG]
+    pages = [
+        (f"Trials of {name}", runs_page(tracker, name)),
+        ("Accuracies against each other", runs_page(tracker, name, charts=True)),
+    ]
+    compared = compare_page(tracker, tracker.trial_runs(parent.info.run_id))
+    return [*pages, ("Variants side by side", compared)] if compared else pages

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equipoise.data.importers import command_for
 from equipoise.platform.audit import AuditResult, audit, audit_apart, refuse_dead, space_settings
 from equipoise.platform.cluster import ray_cluster
 from equipoise.platform.definitions import AblationDefinition, StudyBase, SweepDefinition
@@ -18,6 +19,7 @@ from equipoise.platform.engine import Director, run
 from equipoise.platform.errors import StudyError
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.mix import resolve
+from equipoise.platform.mlflow_pages import keep_view
 from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import TrialSettings
@@ -174,10 +176,9 @@ def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: C
             manifests += [settings.regime.benchmarks[name].train, settings.regime.benchmarks[name].test]
     for manifest in manifests:
         if not (home.data / manifest).is_file():
-            built = "equipoise data build miniature" if manifest.startswith("miniature/") else "importing the data set"
             raise StudyError(
                 f"the manifest {home.data / manifest} of regime {settings.regime.name!r} does not exist: "
-                f"make it by {built}, or name the home that has it with --home"
+                f"make it by {command_for(manifest)}, or name the home that has it with --home"
             )
     hashes = {m: open_cache(settings, home.paths, m, progress).manifest_hash for m in dict.fromkeys(manifests)}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
@@ -327,6 +328,7 @@ def _director(
         director.proposer = OptunaProposer(definition, example.scored, home.search_store(definition.name), parent)
         director.make = lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime)
         director.searched = definition.trials
+        director.halving, director.seeds = definition.early_stopping, definition.seeds
     return director
 
 
@@ -370,12 +372,16 @@ def _parent(
         parent = tracker.start_study(definition.name, kind, now)
         ledger.set_fact("parent", parent)
         tracker.tag(parent, benchmarks=json.dumps(list(example.scored) if probe else []))
+        if probe:
+            keep_view(tracker, definition.name, parent, example.scored)
     return parent
 
 
 def sweep(definition: SweepDefinition, home: Home, **options: Any) -> Outcome:
     """Run a search over objective weights, controls first."""
     preset, regime = definition.load()
+    if definition.early_stopping is not None:
+        definition.early_stopping.steps(preset.optimisation.steps)  # before anything starts
     listed = [
         ("control", name, definition.trial(name, variant, seed, preset, regime))
         for name, variant, seed in definition.controls()

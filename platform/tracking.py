@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -32,7 +33,7 @@ ASKED_WRONG = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "BAD_REQUES
 AWAY = (502, 503, 504)  # a proxy that finds no server behind it, a server that starts
 
 VERSIONS = ("equipoise", "torch", "timm", "ray", "optuna", "mlflow", "numpy")  # what a result may depend on
-ENDED = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+ENDED = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 RESULT_TAG = "equipoise.study"
 
 
@@ -246,7 +247,7 @@ class Tracker:
             self.client.log_artifact(run_id, str(path), folder)
 
     def end(self, run_id: str, status: str, error: str | None = None) -> None:
-        """End a run: ``finished``, ``failed`` or ``interrupted``."""
+        """End a run: ``finished``, ``stopped`` early, ``failed`` or ``interrupted``."""
         self.client.set_tag(run_id, "status", status)
         if error:
             self.client.set_tag(run_id, "error", error[:4000])
@@ -254,24 +255,24 @@ class Tracker:
 
     # ---- reading back
 
-    def study_run(self, study: str) -> Any:
-        """Parent run of a study by name or run id; the newest if a name was used twice.
+    def study_run(self, study: str | None) -> Any:
+        """Parent run of a study by name or run id, the newest if a name was used twice; None: the newest of all.
 
         Raises:
             TrackingError: if there is none, naming the studies there are.
         """
         from mlflow.exceptions import MlflowException
 
-        found = self._search(f"tags.`{RESULT_TAG}` = '{_quoted(study)}' AND tags.role = 'study'")
+        named = f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND " if study is not None else ""
+        found = self._search(f"{named}tags.role = 'study'")
         if found:
             return found[0]
-        try:
-            return self.client.get_run(study)
-        except MlflowException:
-            pass
+        if study is not None:
+            with contextlib.suppress(MlflowException):
+                return self.client.get_run(study)
         names = sorted({r.data.tags[RESULT_TAG] for r in self._search("tags.role = 'study'")})
         known = f"known: {', '.join(names)}" if names else "there is none yet: run equipoise sweep or ablate"
-        raise TrackingError(f"no study {study!r} in {self.uri}; {known}")
+        raise TrackingError(f"no study{f' {study!r}' if study else ''} in {self.uri}; {known}")
 
     def trial_runs(self, parent: str) -> list[Any]:
         """Child runs of a study, oldest first."""
@@ -339,5 +340,6 @@ class Tracker:
         )
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Text inside the quotes of an MLflow filter."""
     return text.replace("'", "''")

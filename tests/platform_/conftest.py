@@ -18,6 +18,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from equipoise.data.miniature import Sizes, build
+from equipoise.platform import study
+from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import load_variant
 from equipoise.platform.settings import RECORDS, TrialSettings, Variant, load_preset, load_regime, parse
@@ -180,6 +182,25 @@ def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
             assert row.result is not None
             assert {b: run.data.metrics[b] for b in row.result["accuracies"]} == row.result["accuracies"]
     return {r.key: r.status for r in rows}
+
+
+@pytest.fixture(scope="session")
+def studied(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with a real ablation, a tiny one: for tests marked ``cluster``, which share a process."""
+    root = tmp_path_factory.mktemp("studied")
+    (root / "data").symlink_to(tiny_data / "data")
+    (tiny_data / "cache").mkdir(exist_ok=True)
+    (root / "cache").symlink_to(tiny_data / "cache")
+    home = Home(root)
+    asked = {
+        "name": "abl",
+        "regime": "miniature",
+        "preset": str(tiny_data / "tiny.yaml"),
+        "variants": ["fwm_hw_ld", "motion_guided", "hw"],
+        "seeds": [0, 1],
+    }
+    assert study.ablate(AblationDefinition.model_validate(asked), home, quiet=True).complete
+    return home
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -374,25 +374,6 @@ def test_command_prints_the_path_or_what_the_page_holds(record: Record, tmp_path
 # ---- a real study in a real browser
 
 
-@pytest.fixture(scope="module")
-def studied(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a real ablation, a tiny one."""
-    root = tmp_path_factory.mktemp("studied")
-    (root / "data").symlink_to(tiny_data / "data")
-    (tiny_data / "cache").mkdir(exist_ok=True)
-    (root / "cache").symlink_to(tiny_data / "cache")
-    home = Home(root)
-    asked = {
-        "name": "abl",
-        "regime": "miniature",
-        "preset": str(tiny_data / "tiny.yaml"),
-        "variants": ["fwm_hw_ld", "motion_guided"],
-        "seeds": [0, 1],
-    }
-    assert study.ablate(AblationDefinition.model_validate(asked), home, quiet=True).complete
-    return home
-
-
 def console(browser: Chrome) -> list[Any]:
     found: list[Any] = browser.get_log("browser")  # type: ignore[no-untyped-call]
     return found
@@ -439,7 +420,7 @@ def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
         assert chart.size["width"] > 300
         assert chart.size["height"] > 200
         assert chart.get_attribute("aria-label")
-    named = {"baseline", "random_init", "fwm_hw_ld", "motion_guided"}
+    named = {"baseline", "random_init", "fwm_hw_ld", "motion_guided", "hw"}
     for chart in charts[:3]:
         marks = chart.find_elements(By.CSS_SELECTOR, ".mark")
         assert {m.get_attribute("data-variant") for m in marks} == named
@@ -545,7 +526,7 @@ def test_pointing_at_a_variant_and_copying(studied: Home, browser: Chrome) -> No
     block = browser.find_element(By.CSS_SELECTOR, 'pre[data-file="abl.yaml"]')
     block.find_element(By.XPATH, "../button").click()
     copied = browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
-    assert yaml.safe_load(copied)["variants"] == ["fwm_hw_ld", "motion_guided"]
+    assert yaml.safe_load(copied)["variants"] == ["fwm_hw_ld", "motion_guided", "hw"]
     assert console(browser) == []
 
 

@@ -1,56 +1,164 @@
-"""`equipoise ui` serves the studies of a home folder."""
+"""`equipoise ui` serves the studies of a home folder, and MLflow's pages show them, in a real browser."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
 
 import pytest
+from click.testing import CliRunner
+from selenium.webdriver import Chrome
 
+from equipoise.platform.cli import cli
 from equipoise.platform.study import Home
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # the study they share was run by Ray
+BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
+VARIANTS = {"baseline", "random_init", "fwm_hw_ld", "motion_guided", "hw"}
 
 
-def test_ui_serves_the_record_and_ends_on_ctrl_c(home: Home) -> None:
-    tracker = home.tracker()
-    parent = tracker.start_study("shown", "sweep", {"regime": "miniature"})
-    tracker.end(parent, "finished")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "equipoise.platform.cli", "ui", "--home", str(home.root), "--port", str(port)]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@dataclass(frozen=True)
+class Served:
+    """A running `equipoise ui`."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def page(self, title: str) -> str:
+        """An address that the command printed."""
+        found = re.search(rf"^{title}: (\S+)$", self.log.read_text(), re.MULTILINE)
+        assert found, self.log.read_text()
+        return found.group(1)
+
+
+@pytest.fixture(scope="module")
+def served(
+    studied: Home,
+    free_port: Callable[[], int],
+    wait_for_server: Callable[[int, subprocess.Popen[bytes]], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Served]:
+    port = free_port()
+    log = tmp_path_factory.mktemp("ui") / "log.txt"
+    words = [sys.executable, "-m", "equipoise.platform.cli", "ui", "--home", str(studied.root), "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(words, stdout=out, stderr=out)
+    found = Served(f"http://127.0.0.1:{port}", process, log)
     try:
-        body = json.dumps({"experiment_ids": [tracker.experiment_id]}).encode()
-        ask = urllib.request.Request(
-            f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
-        )
-        found = None
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(ask, timeout=5) as answer:
-                    found = json.load(answer)
-                break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                assert server.poll() is None, "the server ended by itself"
-                time.sleep(0.25)
-        assert found is not None
-        assert [r["info"]["run_name"] for r in found["runs"]] == ["shown"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
-            assert b"MLflow" in page.read()
+        wait_for_server(port, process)
+        yield found
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def accuracies(studied: Home) -> dict[str, dict[str, float]]:
+    """Of the first seed of every variant."""
+    tracker = studied.tracker()
+    runs = tracker.trial_runs(tracker.study_run("abl").info.run_id)
+    found = {r.data.tags["variant"]: r.data.metrics for r in runs if r.data.tags["seed"] == "0"}
+    assert set(found) == VARIANTS
+    return found
+
+
+def text_of(browser: Chrome, address: str, *wanted: str) -> str:
+    """Text of a page once it shows what is wanted, in a window that is large enough to show all of it."""
+    size = {"width": 2600, "height": 3200, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get("about:blank")  # an address that differs behind its # alone loads nothing
+    browser.get(address)
+    text = ""
+    for _ in range(120):
+        text = browser.execute_script("return document.body.innerText")
+        if all(w in text for w in wanted):
+            return text
+        time.sleep(0.5)
+    raise AssertionError(f"{[w for w in wanted if w not in text]} not on the page:\n{text}")
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"\d+\.\d+", text)]
+
+
+def shown(wanted: float, found: list[float]) -> bool:
+    """Whether a number is among those of a page, which rounds."""
+    return any(abs(wanted - one) <= 0.01 for one in found)
+
+
+def test_record_is_served(served: Served) -> None:
+    ask = urllib.request.Request(
+        f"{served.url}/api/2.0/mlflow/runs/search",
+        json.dumps({"experiment_ids": ["1"], "filter": "tags.role = 'study'"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(ask, timeout=30) as answer:
+        assert [r["info"]["run_name"] for r in json.load(answer)["runs"]] == ["abl"]
+
+
+def test_runs_table_shows_variants_with_their_accuracies(studied: Home, served: Served, browser: Chrome) -> None:
+    groups = [f"Group: {name}" for name in sorted(VARIANTS)]
+    text = text_of(browser, served.page("Trials of abl"), *BENCHMARKS, *groups)
+    found = numbers(text)
+    table = studied.tracker().result_table("abl")
+    for name in VARIANTS:
+        for benchmark in BENCHMARKS:
+            scores = [s.accuracy_percent for s in table.scores if (s.variant, s.benchmark) == (name, benchmark)]
+            assert len(scores) in (2, 3)
+            assert shown(mean(scores), found), (name, benchmark, text)
+
+
+def test_charts_show_variants_by_name(served: Served, browser: Chrome) -> None:
+    titles = ("mini_dive vs. mini_ssv2", "mini_dive vs. mini_in", "mini_ssv2 vs. mini_in", "Parallel Coordinates")
+    text_of(browser, served.page("Accuracies against each other"), "Accuracies (7)", *titles, *VARIANTS)
+    points = "return [...document.querySelectorAll('.js-plotly-plot .scatterlayer .point')].length"
+    for _ in range(60):
+        if (drawn := browser.execute_script(points)) >= 3 * len(VARIANTS):
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{drawn} points drawn, {len(VARIANTS)} variants in 3 plots")
+
+
+def test_compare_page_shows_five_variants(
+    served: Served, browser: Chrome, accuracies: dict[str, dict[str, float]]
+) -> None:
+    names = [f"{name} s0" for name in sorted(VARIANTS)]
+    text = text_of(browser, served.page("Variants side by side"), "Comparing 5 Runs", *BENCHMARKS, *names)
+    found = numbers(text)
+    for benchmark in BENCHMARKS:
+        for name in VARIANTS:
+            assert shown(accuracies[name][benchmark], found), (name, benchmark, text)
+
+
+def test_it_ends_on_ctrl_c(served: Served) -> None:
+    served.process.send_signal(signal.SIGINT)
+    served.process.wait(timeout=30)
     for _ in range(40):
-        with socket.socket() as after:
-            if after.connect_ex(("127.0.0.1", port)) != 0:
-                return
+        try:
+            urllib.request.urlopen(served.url + "/health", timeout=5).close()
+        except (urllib.error.URLError, ConnectionError):
+            return
         time.sleep(0.25)
     raise AssertionError("the server outlived its command")
+
+
+def test_wrong_inputs(studied: Home, tmp_path: Path) -> None:
+    missing = CliRunner().invoke(cli, ["ui", "nothing", "--home", str(studied.root)])
+    assert missing.exit_code == 2
+    assert "no study 'nothing'" in missing.stderr
+    assert "known: abl" in missing.stderr
+    empty = CliRunner().invoke(cli, ["ui", "--home", str(tmp_path)])
+    assert empty.exit_code == 2
+    assert "holds no studies yet" in empty.stderr
