@@ -19,7 +19,7 @@ from equipoise.platform.importance import Importance, ImportanceError, search_im
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Row, Selection, select
 from equipoise.platform.study import Home
-from equipoise.platform.tracking import Tracker
+from equipoise.platform.tracking import TRAIN, Tracker
 from equipoise.platform.uncertainty import Difference, Sample, StatisticsError, compare, holm, interval, samples
 
 __all__ = [
@@ -277,7 +277,7 @@ def _trials(runs: Sequence[Any], definition: Mapping[str, Any], notes: dict[str,
                 role=tags.get("role", ""),
                 status=tags.get("status", ""),
                 error=tags.get("error"),
-                pretrain=metrics.get("seconds"),
+                pretrain=metrics.get(f"{TRAIN}seconds"),
                 score=metrics.get("score_seconds"),
                 wall=(info.end_time - info.start_time) / 1000 if info.end_time else None,
                 devices=devices,

@@ -35,6 +35,8 @@ AWAY = (502, 503, 504)  # a proxy that finds no server behind it, a server that 
 VERSIONS = ("equipoise", "torch", "timm", "ray", "optuna", "mlflow", "numpy")  # what a result may depend on
 ENDED = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 RESULT_TAG = "equipoise.study"
+# Before the names of what is measured while training: MLflow's comparison lists metrics by name, accuracies come first.
+TRAIN = "train/"
 
 
 class TrackingError(EquipoiseError):
@@ -227,8 +229,12 @@ class Tracker:
         self.client.update_run(run_id, status="RUNNING")
         self.client.set_tag(run_id, "status", "running")
 
+    def trained(self, run_id: str, values: Mapping[str, float], step: int) -> None:
+        """Log what a step of training reports: losses, gradients, health."""
+        self.metrics(run_id, {TRAIN + name: value for name, value in values.items()}, step)
+
     def metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
-        """Log one step's metrics."""
+        """Log metrics."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -312,11 +318,11 @@ class Tracker:
         }
 
     def curves(self, runs: Sequence[Any], metric: str) -> dict[str, list[tuple[int, float]]]:
-        """A metric of trials over steps, by run name."""
+        """What training reported as ``metric``, over steps, by run name."""
         found: dict[str, list[tuple[int, float]]] = {}
         for run in runs:
-            if metric in run.data.metrics:
-                history = self.client.get_metric_history(run.info.run_id, metric)
+            if TRAIN + metric in run.data.metrics:
+                history = self.client.get_metric_history(run.info.run_id, TRAIN + metric)
                 found[run.info.run_name] = sorted((m.step, m.value) for m in history)
         return found
 

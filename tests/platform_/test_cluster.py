@@ -240,7 +240,7 @@ def accounted(home: Home, check_books: CheckBooks, record_property: Record) -> C
         client = home.tracker().client
         twice: dict[str, int] = {}
         for key, row in rows.items():
-            history = client.get_metric_history(row.run_id, "loss") if key != "t0002" else []
+            history = client.get_metric_history(row.run_id, "train/loss") if key != "t0002" else []
             values: dict[int, list[float]] = {}
             for metric in history:
                 values.setdefault(metric.step, []).append(metric.value)

@@ -115,7 +115,7 @@ def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Settings) ->
                 )
                 for step in (3, 6):
                     curve = {"jepa": 1 / step, "effective_rank": 10.0 + number, "seconds": 30.0 * step}
-                    tracker.metrics(run, curve, step)
+                    tracker.trained(run, curve, step)
                 tracker.metrics(run, {**dict(zip(BENCHMARKS, values, strict=True)), "score_seconds": 60.0}, 0)
                 tracker.tag(run, **{f"items.{b}": str(items) for b in BENCHMARKS})
                 tracker.end(run, "finished")

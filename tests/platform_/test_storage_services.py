@@ -379,7 +379,7 @@ def test_a_sweep_on_postgresql_an_mlflow_server_and_an_object_store(
     ledger.close()
     assert facts[0] == {"storage": bucket, "optuna_storage": f"postgresql://127.0.0.1:{postgres.port}/search"}
     assert {r.key: r.attempts for r in rows if r.key in ("t0002", "t0003")} == {"t0002": 1, "t0003": 2}
-    history = client.get_metric_history(rows[2].run_id, "loss")
+    history = client.get_metric_history(rows[2].run_id, "train/loss")
     by_step: dict[int, set[float]] = {}
     for m in history:
         by_step.setdefault(m.step, set()).add(m.value)

@@ -70,10 +70,10 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     assert hw.data.params["delta"] == "0.0"
     wanted = {"variant", "reading", "regime", "seed", "manifest_hash", "git_commit", "status", "trial"}
     assert wanted <= set(hw.data.tags)
-    history = tracker.client.get_metric_history(hw.info.run_id, "jepa")
+    history = tracker.client.get_metric_history(hw.info.run_id, "train/jepa")
     assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
     for metric in ("effective_rank", "target_std", "gradient_share.hard_region"):
-        assert metric in hw.data.metrics
+        assert f"train/{metric}" in hw.data.metrics
     names = {a.path for a in tracker.client.list_artifacts(hw.info.run_id)}
     assert {"settings.json", "scores.json", "correctness"} <= names
     folder = tracker.client.download_artifacts(hw.info.run_id, "correctness")
@@ -172,7 +172,7 @@ def test_training_on_ray_train_equals_the_loop_in_process(
     outcome = study.pretrain(AblationDefinition.model_validate(two), home, quiet=True)
     assert [r.status for r in outcome.rows] == ["finished"], outcome.rows
     assert outcome.rows[0].run_id is not None
-    history = home.tracker().client.get_metric_history(outcome.rows[0].run_id, "loss")
+    history = home.tracker().client.get_metric_history(outcome.rows[0].run_id, "train/loss")
     assert [m.step for m in history] == [1, 2, 3, 4, 5, 6]
 
 
@@ -251,7 +251,8 @@ def test_a_driver_that_is_stopped_resumes_without_losing_or_doubling(
     assert attempts["t0003"] == 2
     assert attempts["t0002"] == 1
     history = home.tracker().client.get_metric_history(
-        next(r.run_id for r in Ledger(home.folder("stopped") / "ledger.db").rows() if r.key == "t0003") or "", "loss"
+        next(r.run_id for r in Ledger(home.folder("stopped") / "ledger.db").rows() if r.key == "t0003") or "",
+        "train/loss",
     )
     by_step: dict[int, set[float]] = {}
     for m in history:
