@@ -179,7 +179,7 @@ class Director:
             metrics = dict(result["metrics"])
             step = int(metrics.pop("step"))
             assert row.run_id is not None
-            self.tracker.metrics(row.run_id, metrics, step)
+            self.tracker.trained(row.run_id, metrics, step)
             note = f"loss {metrics['loss']:.3f}"
             if "effective_rank" in metrics:
                 note += f"  rank {metrics['effective_rank']:.0f}"

@@ -131,6 +131,9 @@ def pretrain_on_train(settings: TrialSettings, paths: Paths, folder: Place) -> P
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    # A worker's report waits until the one before it was fetched, which Train does every two seconds by itself:
+    # training would go no faster than one report in that time.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     r = settings.resources
     per_worker = {"CPU": r.cpus_per_worker, **({"GPU": r.gpus_per_worker} if r.gpus_per_worker else {})}
     trainer = TorchTrainer(
