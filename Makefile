@@ -25,7 +25,7 @@ browser:
 	  || echo "No browser here: the tests of pages will say so (Debian: apt install chromium chromium-driver)"
 
 test: install lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" --durations 25
 
 # Faults and growth of clusters that take minutes each.
 long: install

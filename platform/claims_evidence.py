@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.platform.claims import DEAD, Evidence
 from equipoise.platform.claims_data import ClaimFile
 from equipoise.platform.mix import resolve, variants
-from equipoise.platform.results import _rows, read_csv
-from equipoise.platform.settings import TrialSettings, parse
-from equipoise.platform.tracking import Tracker, TrackingError
+from equipoise.platform.record import settings_of
+from equipoise.platform.results import read_csv, regimes_in
 
 if TYPE_CHECKING:
     from equipoise.platform.study import Home  # brings Ray along, which a CSV file does not need
@@ -24,7 +21,7 @@ def from_csv(path: Path, claims: ClaimFile, title: str | None = None) -> Evidenc
     Raises:
         ResultsError: as :func:`equipoise.platform.results.read_csv`.
     """
-    there = {row["regime"] for _, row in _rows(path)}
+    there = regimes_in(path)
     return Evidence(
         title=title or str(path),
         tables={
@@ -50,7 +47,7 @@ def from_study(study: str, home: Home) -> Evidence:
     parent = tracker.study_run(study)
     name = parent.data.tags["equipoise.study"]
     table = tracker.result_table(study)
-    settings = _settings(tracker, parent.info.run_id)
+    settings = settings_of(tracker, parent.info.run_id)
     example = next(iter(settings.values()))
     # A study on a tracking server may have its folder on another machine: then only its accuracies are at hand.
     at_hand = (home.folder(name) / "ledger.db").is_file()
@@ -65,22 +62,3 @@ def from_study(study: str, home: Home) -> Evidence:
         width=widths.pop() if len(widths) == 1 else None,
     )
 
-
-def _settings(tracker: Tracker, parent: str) -> dict[str, TrialSettings]:
-    """Settings of every variant with a finished trial, from the record of one of its trials."""
-    from mlflow.exceptions import MlflowException
-
-    found: dict[str, TrialSettings] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for run in tracker.trial_runs(parent):
-            variant = run.data.tags["variant"]
-            if variant in found or run.data.tags.get("status") != "finished":
-                continue
-            try:
-                kept = tracker.client.download_artifacts(run.info.run_id, "settings.json", temporary)
-            except (MlflowException, OSError) as error:
-                raise TrackingError(
-                    f"the settings of trial {run.info.run_name!r} cannot be read from {tracker.uri}: {error}"
-                ) from None
-            found[variant] = parse(TrialSettings, json.loads(Path(kept).read_text()), f"settings of {variant}")
-    return found

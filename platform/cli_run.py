@@ -30,7 +30,7 @@ def run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> An
         outcome = runner(definition, place, resume=options["resume"], address=options["address"], progress=progress)
     if not outcome.complete:
         done = outcome.count("finished")
-        where = f"--home {shlex.quote(str(place.root))}"
+        where = _where(place)
         where += f" --storage {shlex.quote(str(place.place))}" if place.storage else ""
         # Its URL may hold a password, so it is not repeated.
         where += " and the same --optuna-storage" if place.optuna_storage else ""
@@ -41,6 +41,12 @@ def run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> An
         )
         raise SystemExit(130)
     return outcome
+
+
+def _where(place: Any) -> str:
+    """Options that name a home's record."""
+    where = f"--home {shlex.quote(str(place.root))}"
+    return where + (f" --tracking-uri {shlex.quote(place.tracking_uri)}" if place.tracking_uri else "")
 
 
 def say_failures(outcome: Any) -> None:
@@ -84,3 +90,5 @@ def run_and_conclude(runner: Any, definition: Any, options: dict[str, Any], as_j
             show_effects(effects, picture, Console())
     if as_json:
         emit(content)
+    where = f"{outcome.name} {_where(home_of(options))}"
+    click.echo(f"One page about it: equipoise report {where}\nIn MLflow: equipoise ui {where}", err=as_json)

@@ -156,11 +156,12 @@ def plot_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | P
     return _save(figure, path)
 
 
-def _title(benchmark: str) -> str:
+def axis_title(benchmark: str) -> str:
+    """What an axis of a benchmark says."""
     return f"{TITLES.get(benchmark, benchmark)} top-1 (%)"
 
 
-def _group(selection: Selection, row: Row) -> str:
+def group_of(selection: Selection, row: Row) -> str:
     """Which style a row is drawn in."""
     if row.control is not None:
         return row.control
@@ -194,8 +195,8 @@ def _panel(axis: Axes, selection: Selection, across: str, up: str) -> None:
     x_low, x_high = _span(selection, across)
     y_low, y_high = _span(selection, up)
     axis.set(xlim=(x_low, x_high), ylim=(y_low, y_high))
-    axis.set_xlabel(_title(across), fontsize=12, color=INK)
-    axis.set_ylabel(_title(up), fontsize=12, color=INK)
+    axis.set_xlabel(axis_title(across), fontsize=12, color=INK)
+    axis.set_ylabel(axis_title(up), fontsize=12, color=INK)
     _clean(axis)
     x_base, y_base = selection.hypervolume_reference[across], selection.hypervolume_reference[up]
     x_edge, y_edge = x_base - selection.tolerance[across], y_base - selection.tolerance[up]
@@ -205,7 +206,7 @@ def _panel(axis: Axes, selection: Selection, across: str, up: str) -> None:
     xs, ys = _stairs(selection, across, up, x_low, y_low)
     axis.step(xs, ys, where="pre", color=PALETTE[0], linewidth=1.3, alpha=0.55, zorder=2)
     for row in selection.rows:
-        style = STYLES[_group(selection, row)]
+        style = STYLES[group_of(selection, row)]
         axis.errorbar(
             row.means[across],
             row.means[up],
@@ -252,8 +253,8 @@ def _label(axis: Axes, renderer: RendererAgg, selection: Selection, across: str,
     more than ``MOST_NAMES`` variants the dominated ones stay without.
     """
     order = ("balanced", "baseline", "random_init", "front", "untrained", "rest")
-    rows = sorted(selection.rows, key=lambda row: order.index(_group(selection, row)))
-    styles = [STYLES[_group(selection, row)] for row in rows]
+    rows = sorted(selection.rows, key=lambda row: order.index(group_of(selection, row)))
+    styles = [STYLES[group_of(selection, row)] for row in rows]
     centres = axis.transData.transform([(row.means[across], row.means[up]) for row in rows])
     halves = np.array([style.size * DPI / 72 / 2 * 0.85 for style in styles])[:, None]
     taken = np.vstack([np.hstack([centres - halves, centres + halves]), _lines(axis, selection, across, up)])
@@ -323,7 +324,7 @@ def _ranking(axis: Axes, selection: Selection) -> None:
     benchmark = selection.benchmarks[0]
     rows = sorted(selection.rows, key=lambda row: row.means[benchmark])
     for place, row in enumerate(rows):
-        style = STYLES[_group(selection, row)]
+        style = STYLES[group_of(selection, row)]
         axis.errorbar(
             row.means[benchmark],
             place,
@@ -342,14 +343,14 @@ def _ranking(axis: Axes, selection: Selection) -> None:
     )
     axis.axvline(base, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     axis.set(xlim=_span(selection, benchmark), ylim=(-0.6, len(rows) - 0.4))
-    axis.set_xlabel(_title(benchmark), fontsize=12, color=INK)
+    axis.set_xlabel(axis_title(benchmark), fontsize=12, color=INK)
     _clean(axis)
     axis.set_yticks(np.arange(len(rows)), [row.variant for row in rows])
 
 
 def _legend(selection: Selection, *, stepped: bool) -> list[Line2D | Patch]:
     """One entry for each group that is there, then the lines."""
-    there = {_group(selection, row) for row in selection.rows}
+    there = {group_of(selection, row) for row in selection.rows}
     handles: list[Line2D | Patch] = [
         Line2D(
             [],

@@ -17,7 +17,8 @@ import yaml
 
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.effects import MEANINGS, Effect, alias_text
-from equipoise.platform.report_charts import groups, marker, outside, pair, title_of
+from equipoise.platform.plots import axis_title
+from equipoise.platform.report_charts import groups, marker, outside, pair
 from equipoise.platform.report_content import (
     SINGLE,
     UNCLEAR,
@@ -169,7 +170,7 @@ def page(content: Content, pictures: Pictures) -> str:
         why=_why(content),
         rows=[_row(content, row) for row in content.selection.rows],
         controls=_controls(content),
-        titles={b: title_of(b) for b in content.selection.benchmarks},
+        titles={b: axis_title(b) for b in content.selection.benchmarks},
         importance=[(b, bars(found), found) for b, found in _by_benchmark(content).items()],
         effects=_effects(content),
         meanings=MEANINGS,

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 from matplotlib.ticker import MaxNLocator
 
 from equipoise.platform.pareto import front
-from equipoise.platform.plots import _group, _title
+from equipoise.platform.plots import axis_title, group_of
 from equipoise.platform.selection import Row, Selection
 
 WIDTH, HEIGHT = 460.0, 350.0  # a column of the page on a desk, the whole width of a phone
@@ -140,12 +140,7 @@ def marker(group: str) -> str:
 
 def groups(selection: Selection) -> dict[str, str]:
     """Variant to the group it is drawn in."""
-    return {row.variant: _group(selection, row) for row in selection.rows}
-
-
-def title_of(benchmark: str) -> str:
-    """An axis title."""
-    return _title(benchmark)
+    return {row.variant: group_of(selection, row) for row in selection.rows}
 
 
 def spoken(row: Row, means: Mapping[tuple[str, str], Span]) -> str:
@@ -187,8 +182,8 @@ def pair(selection: Selection, means: Mapping[tuple[str, str], Span], across: st
     x_base, y_base = selection.hypervolume_reference[across], selection.hypervolume_reference[up]
     x_edge, y_edge = x(x_base - selection.tolerance[across]), y(y_base - selection.tolerance[up])
     chart.add("rect", "allowed", x=x_edge, y=top, width=right - x_edge, height=y_edge - top)
-    chart.across(x, title_of(across))
-    chart.up(y, title_of(up))
+    chart.across(x, axis_title(across))
+    chart.up(y, axis_title(up))
     chart.add("line", "base", x1=x(x_base), x2=x(x_base), y1=top, y2=bottom)
     chart.add("line", "base", x1=left, x2=right, y1=y(y_base), y2=y(y_base))
     corners = {row.variant: (row.means[across], row.means[up]) for row in rows}

@@ -219,6 +219,15 @@ def read_csv(
     )
 
 
+def regimes_in(path: str | Path) -> tuple[str, ...]:
+    """Regimes that a CSV file of results has rows of, in its order.
+
+    Raises:
+        ResultsError: as :func:`read_csv`.
+    """
+    return tuple(dict.fromkeys(row["regime"] for _, row in _rows(Path(path))))
+
+
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line number and stripped fields of every row."""
     if not path.is_file():

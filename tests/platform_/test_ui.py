@@ -80,9 +80,8 @@ def text_of(browser: Chrome, address: str, *wanted: str) -> str:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get("about:blank")  # an address that differs behind its # alone loads nothing
     browser.get(address)
-    text = ""
     for _ in range(120):
-        text = browser.execute_script("return document.body.innerText")
+        text: str = browser.execute_script("return document.body.innerText")
         if all(w in text for w in wanted):
             return text
         time.sleep(0.5)
