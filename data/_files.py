@@ -1,4 +1,4 @@
-"""Locks, unfinished folders and worker processes: what the miniature generator and the clip cache share.
+"""Locks, unfinished folders and worker processes: what the generators, the checks and the clip cache share.
 
 Nothing here imports torch: worker processes start in a fraction of a second.
 """
@@ -11,14 +11,31 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
+import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
+
+FILE_SECONDS = 300.0  # that a worker process may spend on one file
+_TRIES = 3  # deaths of worker processes on a job that say nothing of a file
+_FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}  # of the code that ran
+
+
+class LostFileError(ValueError):
+    """A worker process died, or had to be ended, while it was at this file."""
+
+
+class WorkerError(RuntimeError):
+    """Worker processes die, and not because of a file they were at."""
 
 
 @contextlib.contextmanager
@@ -70,24 +87,206 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
-def run_jobs(work: Callable[[_Job], _Result], jobs: Iterable[_Job], workers: int) -> Iterator[tuple[int, _Result]]:
+def run_jobs(
+    work: Callable[[_Job], _Result],
+    jobs: Iterable[_Job],
+    workers: int,
+    *,
+    apart: bool = False,
+    seconds: float = FILE_SECONDS,
+) -> Iterator[tuple[int, _Result]]:
     """Runs ``work`` on every job and yields ``(job number, result)`` as each one finishes, in any order.
 
     One worker runs in this process; more are spawned (not forked: forking a process with decoder or tensor threads
-    can deadlock), so ``work`` must be a module-level function. If the caller stops early, jobs not yet started are
-    dropped.
+    can deadlock), so ``work`` must be a module-level function. If the caller stops early, jobs under way are ended.
+
+    A process that dies takes nothing with it: its job runs again in a new one. Where it died inside `handling` a file,
+    or was ended because it spent too long there, `handling` that file raises `LostFileError` in the new process. A
+    process that was killed from outside (which is what happens where memory is full) gets a second try at the file.
+
+    Args:
+        work: What to do.
+        jobs: With what.
+        workers: Processes.
+        apart: Run even a single worker in a process of its own.
+        seconds: That one file may take.
+
+    Raises:
+        WorkerError: If processes keep dying on one job without being at a file.
+        Exception: What ``work`` raised.
     """
     todo = list(jobs)
-    if workers <= 1 or len(todo) <= 1:
+    if not apart and (workers <= 1 or len(todo) <= 1):
         for number, job in enumerate(todo):
             yield number, work(job)
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
+    crew = _Crew(work, todo, seconds)
     try:
-        numbers: dict[Future[_Result], int] = {pool.submit(work, job): number for number, job in enumerate(todo)}
-        for future in as_completed(numbers):
-            yield numbers[future], future.result()
+        crew.start(min(workers, len(todo)))
+        yield from crew.results()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.end()
+
+
+_pipe: Connection | None = None  # of a worker process to the one that gives it jobs
+_lost: dict[str, str] = {}
+
+
+@contextlib.contextmanager
+def handling(file: str | os.PathLike[str]) -> Iterator[None]:
+    """Tells whoever runs this worker process which file it is at, so that the file can be named if the process dies.
+
+    Raises:
+        LostFileError: If a process died on this file before.
+    """
+    name = os.fspath(file)
+    if name in _lost:
+        raise LostFileError(_lost[name])
+    if _pipe is None:
+        yield
+        return
+    _pipe.send(("at", name))
+    try:
+        yield
+    finally:
+        _pipe.send(("at", None))
+
+
+def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
+    """A worker process: does jobs until the pipe is closed."""
+    global _pipe
+    _pipe = pipe
+    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's: it ends its workers
+    while True:
+        try:
+            job, lost = pipe.recv()
+        except EOFError:
+            return
+        _lost.update(lost)
+        try:
+            answer = ("done", work(job))
+        except Exception as error:  # whatever it is, it is raised again where the jobs come from
+            answer = ("raised", error)
+        pipe.send(answer)
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    job: int | None = None
+    file: str | None = None
+    since: float = 0.0
+    late: bool = False
+
+
+@dataclass
+class _Crew(Generic[_Job, _Result]):
+    """Worker processes, the jobs they have and the files they died on."""
+
+    work: Callable[[_Job], _Result]
+    jobs: Sequence[_Job]
+    seconds: float
+    workers: list[_Worker] = field(default_factory=list)
+    waiting: deque[int] = field(default_factory=deque)
+    deaths: Counter[int | str] = field(default_factory=Counter)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def start(self, count: int) -> None:
+        self.waiting.extend(range(len(self.jobs)))
+        for _ in range(count):
+            self._hire()
+
+    def _hire(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
+        process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        self.workers.append(_Worker(process, ours))
+
+    def results(self) -> Iterator[tuple[int, _Result]]:
+        left = len(self.jobs)
+        while left:
+            for worker in self.workers:
+                if worker.job is None and self.waiting:
+                    self._give(worker)
+            for worker in self._heard():
+                kind, content = self._message(worker)
+                if kind == "at":
+                    worker.file, worker.since = content, time.monotonic()
+                elif kind == "raised":
+                    raise content
+                elif kind == "died":
+                    self._mourn(worker)
+                elif worker.job is not None:
+                    number, worker.job = worker.job, None
+                    left -= 1
+                    yield number, content
+
+    def _give(self, worker: _Worker) -> None:
+        worker.job = self.waiting.popleft()
+        worker.file = None
+        with contextlib.suppress(BrokenPipeError):  # it has died: its pipe says so next
+            worker.pipe.send((self.jobs[worker.job], self.lost))
+
+    def _heard(self) -> list[_Worker]:
+        """Workers that said something or died; ends those that are too long at one file."""
+        pipes = [worker.pipe for worker in self.workers]
+        ready = multiprocessing.connection.wait(pipes, timeout=0)
+        if not ready:  # only now: what waits in a pipe may say that a file is done
+            now = time.monotonic()
+            at = [worker for worker in self.workers if worker.file is not None and not worker.late]
+            for worker in at:
+                if now - worker.since > self.seconds:
+                    worker.late = True
+                    worker.process.kill()
+            until = min((w.since + self.seconds - now for w in at if not w.late), default=self.seconds)
+            ready = multiprocessing.connection.wait(pipes, timeout=max(0.0, until) + 0.05)
+        return [worker for worker in self.workers if worker.pipe in ready]
+
+    def _message(self, worker: _Worker) -> tuple[Literal["at", "done", "raised", "died"], Any]:
+        try:
+            message: tuple[Literal["at", "done", "raised"], Any] = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return "died", None
+        return message
+
+    def _mourn(self, worker: _Worker) -> None:
+        """Gives the job of a dead worker to a new one."""
+        worker.process.join()
+        worker.pipe.close()
+        self.workers.remove(worker)
+        how, fault = _ending(worker.process.exitcode or 0)
+        if worker.file is not None:
+            self.deaths[worker.file] += 1
+            if worker.late:
+                self.lost[worker.file] = f"it took longer than {self.seconds:g} s"
+            elif fault or self.deaths[worker.file] > 1:
+                self.lost[worker.file] = f"the process that read it died ({how})"
+        elif worker.job is not None:
+            self.deaths[worker.job] += 1
+            if self.deaths[worker.job] >= _TRIES:
+                raise WorkerError(f"{_TRIES} worker processes died on one job, the last by {how}: is the memory full?")
+        if worker.job is not None:
+            self.waiting.appendleft(worker.job)
+        self._hire()
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+            worker.pipe.close()
+        for worker in self.workers:
+            worker.process.join()
+
+
+def _ending(code: int) -> tuple[str, bool]:
+    """How a process ended, in words, and whether its own code was at fault."""
+    if code >= 0:
+        return f"exit code {code}", False
+    try:
+        ended_by = signal.Signals(-code)
+    except ValueError:
+        return f"signal {-code}", False
+    return ended_by.name, ended_by in _FAULTS

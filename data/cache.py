@@ -1,68 +1,56 @@
 """The clip cache: every clip of a manifest decoded and resized once, then read by all trials through memory maps.
 
-A cache is a folder ``NAME-SPLIT-KEY`` of Arrow IPC files with uint8 frames, a report of the files that failed, and a
-small JSON with what it was built from. It appears by a rename when it is complete, or not at all.
+A cache is a folder ``NAME-SPLIT-KEY`` of Arrow IPC files with uint8 frames or JPEG images of them, a report of the
+files that failed, and a small JSON with what it was built from. It appears by a rename when it is complete, or not at
+all. Each Arrow file of an unfinished one is complete or not there either: a build that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
-from PIL import Image
 
-from equipoise.data._files import locked, run_jobs, unfinished
-from equipoise.data.decode import DecodeError, DecodeReport, Frames, decode, uniform_indices
+from equipoise.data._files import WorkerError, locked, run_jobs
+from equipoise.data._storage import SCHEMA, Storage, from_jpeg, jpeg, stored, views
+from equipoise.data.decode import (
+    DecodeBudgetError,
+    DecodeError,
+    DecodeReport,
+    Frames,
+    decode,
+    decoder_name,
+    handled,
+    regular_file,
+    scaled_shape,
+    uniform_indices,
+)
 from equipoise.data.manifest import Manifest
 
 Progress = Callable[[str, int, int], None]
-
-_FORMAT = 1
-_SHARD_BYTES = 64 * 2**20
+_FORMAT = 2
+_SHARD_BYTES = 64 * 2**20  # of frames, before they become JPEG images
 _BATCH_BYTES = 8 * 2**20  # a record batch: what a builder holds in memory beside one decoded clip
 _SPARE = 1.05  # of the estimated size, for offsets, metadata and rounding
-_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("label", pa.int64()),
-        ("kind", pa.string()),
-        ("path", pa.string()),
-        ("frames", pa.int64()),
-        ("height", pa.int64()),
-        ("width", pa.int64()),
-        ("pixels", pa.large_binary()),
-    ]
-)
+_JPEG_SAMPLE = 8  # clips whose JPEG size is taken for that of all
+_JPEG_SPARE = 1.25  # of the size estimated from them
 
 
 class CacheError(ValueError):
     """A clip cache cannot be built where it was asked for, or with these settings."""
-
-
-def _target_shape(width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height after scaling the shorter side to ``size``."""
-    scale = size / min(width, height)
-    return max(size, round(width * scale)), max(size, round(height * scale))
-
-
-def _resized(frames: Frames, size: int) -> Frames:
-    """Frames ``[T, H, W, 3]`` with the shorter side at ``size`` pixels (antialiased bilinear)."""
-    height, width = frames.shape[1:3]
-    target = _target_shape(width, height, size)
-    if target == (width, height):
-        return np.ascontiguousarray(frames)
-    return np.stack([np.asarray(Image.fromarray(f).resize(target, Image.Resampling.BILINEAR)) for f in frames])
 
 
 @dataclass(frozen=True)
@@ -84,63 +72,114 @@ class _Shard:
     file: str
     size: int
     frames: int | None
+    storage: Storage
+
+    @property
+    def rows(self) -> list[int]:
+        """First and last row of the manifest."""
+        return [self.clips[0].row, self.clips[-1].row]
+
+    @property
+    def note(self) -> Path:
+        """Says that the Arrow file is complete: its size, its rows, and which of them failed."""
+        return Path(self.file).with_suffix(".json")
+
+
+class Runner(Protocol):
+    """What spreads jobs over processes or machines; `equipoise.data._files.run_jobs` on this one."""
+
+    def __call__(
+        self, work: Callable[[_Shard], dict[str, Any]], jobs: list[_Shard], workers: int, /
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields the number of a job and what ``work`` made of it, in any order."""
 
 
 def _load(clip: _Clip, size: int, frames: int | None) -> Frames:
     """Decodes and resizes one clip, refusing a file that is not the one the manifest describes."""
-    if clip.sha256 and Path(clip.file).is_file():
-        with open(clip.file, "rb") as handle:
-            found = hashlib.file_digest(handle, "sha256").hexdigest()
+    path = Path(clip.file)
+    if clip.sha256:
+        regular_file(path, may_be_empty=True)
+        with handled(path):
+            try:
+                with path.open("rb") as handle:
+                    found = hashlib.file_digest(handle, "sha256").hexdigest()
+            except OSError as error:
+                raise DecodeError(path, f"it cannot be read: {error.strerror}") from error
         if found != clip.sha256:
-            raise DecodeError(clip.file, f"the file has changed since the manifest was written (sha256 {found[:12]}…)")
+            raise DecodeError(path, f"the file has changed since the manifest was written (sha256 {found[:12]}…)")
 
     def choose(available: int) -> NDArray[np.int64]:
         if available < clip.frames:
-            raise DecodeError(clip.file, f"it has {available} frames, the manifest says {clip.frames}")
+            raise DecodeError(path, f"it has {available} frames, the manifest says {clip.frames}")
         return uniform_indices(available, available if frames is None else min(frames, available))
 
-    return _resized(decode(clip.file, clip.kind, frame_indices=choose), size)
+    return decode(path, clip.kind, frame_indices=choose, short_side=size)
 
 
-def _write_shard(shard: _Shard) -> list[tuple[int, str]]:
-    """Decodes the clips of a shard into its Arrow file; returns ``(row, reason)`` of those that failed."""
+def _write_shard(shard: _Shard) -> dict[str, Any]:
+    """Decodes the clips of a shard into its Arrow file, which appears when it is complete; returns its note."""
     failed: list[tuple[int, str]] = []
-    batch: list[tuple[_Clip, Frames]] = []
+    batch: list[tuple[_Clip, tuple[int, ...], Any, list[int]]] = []
 
     def flush(writer: pa.RecordBatchWriter) -> None:
         if not batch:
             return
         columns: list[list[Any]] = [
-            [clip.row for clip, _ in batch],
-            [clip.label for clip, _ in batch],
-            [clip.kind for clip, _ in batch],
-            [clip.path for clip, _ in batch],
-            *([frames.shape[axis] for _, frames in batch] for axis in range(3)),
-            [frames.data.cast("B") for _, frames in batch],
+            [clip.row for clip, *_ in batch],
+            [clip.label for clip, *_ in batch],
+            [clip.kind for clip, *_ in batch],
+            [clip.path for clip, *_ in batch],
+            *([shape[axis] for _, shape, *_ in batch] for axis in range(3)),
+            [content for _, _, content, _ in batch],
+            [ends for *_, ends in batch],
         ]
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
-        writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
+        writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
         batch.clear()
 
-    with pa.OSFile(shard.file, "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+    # On a cluster a task that was thought lost can still be writing: each has a file of its own.
+    part = f"{shard.file}.{os.uname().nodename}.{os.getpid()}.part"
+    with pa.OSFile(part, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for clip in shard.clips:
             try:
-                batch.append((clip, _load(clip, shard.size, shard.frames)))
+                frames = _load(clip, shard.size, shard.frames)
             except DecodeError as error:
                 failed.append((clip.row, error.reason))
-            if sum(frames.nbytes for _, frames in batch) >= _BATCH_BYTES:
+                continue
+            batch.append((clip, frames.shape, *stored(frames, shard.storage)))
+            if sum(memoryview(content).nbytes for _, _, content, _ in batch) >= _BATCH_BYTES:
                 flush(writer)
         flush(writer)
-    return failed
+    note = {"bytes": os.path.getsize(part), "rows": shard.rows, "failed": failed}
+    os.replace(part, shard.file)
+    _write_json(shard.note, note)
+    return note
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Writes JSON, atomically."""
+    part = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def _note(shard: _Shard) -> dict[str, Any] | None:
+    """The note of a shard that an earlier build completed."""
+    try:
+        note: dict[str, Any] = json.loads(shard.note.read_text())
+        complete = os.path.getsize(shard.file) == note["bytes"] and shard.rows == note["rows"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return note if complete else None
 
 
 def _plan(manifest: Manifest, size: int, frames: int | None) -> tuple[list[list[_Clip]], int]:
-    """Consecutive clips grouped into shards of about 64 MiB, and the estimated size of all in bytes."""
+    """Consecutive clips grouped into shards of about 64 MiB of frames, and the estimated size of all in bytes."""
     shards: list[list[_Clip]] = [[]]
     filled = total = 0
     for row in range(len(manifest)):
         count = int(manifest.frames[row])
-        width, height = _target_shape(int(manifest.width[row]), int(manifest.height[row]), size)
+        width, height = scaled_shape(int(manifest.width[row]), int(manifest.height[row]), size)
         weight = 3 * width * height * (count if frames is None else min(count, frames))
         if shards[-1] and filled + weight > _SHARD_BYTES:
             shards.append([])
@@ -161,37 +200,79 @@ def _plan(manifest: Manifest, size: int, frames: int | None) -> tuple[list[list[
     return shards, round(total * _SPARE)
 
 
-def _check_space(root: Path, needed: int) -> None:
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise CacheError(
-            f"The clip cache needs about {needed / 1e9:.2f} GB in {root}, which has {free / 1e9:.2f} GB free; "
-            f"free some space, name another folder, or store smaller or fewer frames."
-        )
+def _sizes(clip: _Clip, size: int, frames: int | None) -> tuple[int, int]:
+    """Bytes of a clip's frames, raw and as JPEG images; none of a clip that fails."""
+    try:
+        found = _load(clip, size, frames)
+    except DecodeError:
+        return 0, 0
+    return found.nbytes, sum(len(jpeg(frame)) for frame in found)
+
+
+def _jpeg_share(clips: list[_Clip], size: int, frames: int | None, workers: int) -> float:
+    """Size of JPEG images over that of raw frames, from a few clips spread over all."""
+    sample = [clips[number] for number in uniform_indices(len(clips), min(_JPEG_SAMPLE, len(clips)))]
+    take = partial(_sizes, size=size, frames=frames)
+    found = [sizes for _, sizes in run_jobs(take, sample, workers, apart=_apart(workers))]
+    raw, images = (sum(column) for column in zip(*found, strict=True))
+    return min(1.0, _JPEG_SPARE * images / raw) if raw else 1.0
+
+
+def _apart(workers: int) -> bool:
+    """Whether to decode in other processes than this one: decord ends the one it runs in on some files."""
+    return workers > 1 or decoder_name() == "decord"
+
+
+def _check_space(folder: Path, needed: int, name: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed <= free:
+        return
+    others = [p for p in folder.parent.glob(f"{name}-*") if p.is_dir()]
+    others += [p for p in folder.parent.glob(f".{name}-*.unfinished") if p != folder]
+    held = sum(file.stat().st_size for other in others for file in other.iterdir())
+    hint = f" ({held / 1e9:.2f} GB are held there by {', '.join(p.name for p in sorted(others))})" if others else ""
+    raise CacheError(
+        f"The clip cache needs about {needed / 1e9:.2f} GB in {folder.parent}, which has {free / 1e9:.2f} GB "
+        f"free{hint}; free some space, name another folder, or store smaller or fewer frames, or JPEG images."
+    )
 
 
 def _build(
-    folder: Path, manifest: Manifest, settings: dict[str, Any], workers: int, progress: Progress | None
+    folder: Path,
+    manifest: Manifest,
+    settings: dict[str, Any],
+    workers: int,
+    progress: Progress | None,
+    run: Runner | None = None,
 ) -> DecodeReport:
-    """Fills ``folder`` with shards, index and report."""
-    size, frames = settings["size"], settings["frames"]
+    """Fills ``folder`` with what is missing of shards, index and report."""
+    size, frames, storage = settings["size"], settings["frames"], settings["storage"]
     plan, needed = _plan(manifest, size, frames)
-    _check_space(folder, needed)
     shards = [
-        _Shard(tuple(clips), str(folder / f"shard-{number:05d}.arrow"), size, frames)
+        _Shard(tuple(clips), str(folder / f"shard-{number:05d}.arrow"), size, frames, storage)
         for number, clips in enumerate(plan)
     ]
-    failed: dict[int, str] = {}
-    done = 0
-    for number, failures in run_jobs(_write_shard, shards, workers):
-        failed.update(failures)
+    known = {path for shard in shards for path in (Path(shard.file), shard.note)}
+    for leftover in set(folder.iterdir()) - known:
+        leftover.unlink()
+    notes = {number: note for number, shard in enumerate(shards) if (note := _note(shard)) is not None}
+    missing = [number for number in range(len(shards)) if number not in notes]
+    if missing and storage == "jpeg":
+        needed = round(needed * _jpeg_share([clip for clips in plan for clip in clips], size, frames, workers))
+    _check_space(folder, needed - sum(note["bytes"] for note in notes.values()), f"{manifest.name}-{manifest.split}")
+    done = sum(len(shards[number].clips) for number in notes)
+    runner: Runner = run or partial(run_jobs, apart=_apart(workers))
+    for place, note in runner(_write_shard, [shards[number] for number in missing], workers):
+        number = missing[place]
+        notes[number] = note
         done += len(shards[number].clips)
         if progress is not None:
             progress(f"cache {manifest.name}/{manifest.split}", done, len(manifest))
-    report = DecodeReport(len(manifest), [(str(manifest.file(row)), failed[row]) for row in sorted(failed)])
+    failed = [(row, reason) for number in sorted(notes) for row, reason in notes[number]["failed"]]
+    report = DecodeReport(len(manifest), [(str(manifest.file(row)), reason) for row, reason in failed])
     report.write(folder / "report.json")
-    index = {**settings, "shards": [Path(shard.file).name for shard in shards], "clips": len(manifest) - len(failed)}
-    (folder / "index.json").write_text(json.dumps(index, indent=2) + "\n")
+    files = [{"file": Path(shard.file).name, "bytes": notes[number]["bytes"]} for number, shard in enumerate(shards)]
+    _write_json(folder / "index.json", {**settings, "shards": files, "clips": len(manifest) - len(failed)})
     return report
 
 
@@ -208,36 +289,54 @@ class ClipCache:
         classes: Class names.
         manifest_hash: `Manifest.hash` of what it was built from.
         size: Shorter side of the frames, px.
+        storage: ``raw`` or ``jpeg``.
         labels: int64 ``[N]``.
         rows: Manifest row of each clip, int64 ``[N]``.
         kinds: ``video`` or ``image``, per clip.
         paths: File of each clip relative to the manifest's root.
         shapes: Frames, height and width, int64 ``[N, 3]``.
         report: What failed to decode.
+
+    Raises:
+        CacheError: If the folder's files are not those that were written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = json.loads((folder / "index.json").read_text())
+        try:
+            index = json.loads((folder / "index.json").read_text())
+            self.report = DecodeReport.read(folder / "report.json")
+            sizes = [(folder / shard["file"]).stat().st_size for shard in index["shards"]]
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            raise CacheError(
+                f"The clip cache {folder} is damaged ({error}); delete it to have it built again."
+            ) from None
+        for shard, size in zip(index["shards"], sizes, strict=True):
+            if size != shard["bytes"]:
+                raise CacheError(
+                    f"The clip cache {folder} is damaged ({shard['file']} has {size} bytes, {shard['bytes']} were "
+                    f"written); delete it to have it built again."
+                )
         self.name: str = index["name"]
         self.split: str = index["split"]
         self.classes: tuple[str, ...] = tuple(index["classes"])
         self.manifest_hash: str = index["manifest"]
         self.size: int = index["size"]
-        self.report = DecodeReport.read(folder / "report.json")
+        self.storage: Storage = index["storage"]
         self._pixels: list[NDArray[np.uint8]] = []
-        columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names if name != "pixels"}
+        columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names if name != "pixels"}
         for shard in index["shards"]:
-            reader = pa.ipc.open_file(pa.memory_map(str(folder / shard), "r"))
+            reader = pa.ipc.open_file(pa.memory_map(str(folder / shard["file"]), "r"))
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number)
                 for name, values in columns.items():
                     values.extend(batch.column(name).to_pylist())
-                self._pixels.extend(_views(batch.column("pixels")))
+                self._pixels.extend(views(batch.column("pixels")))
         self.labels: NDArray[np.int64] = np.array(columns["label"], dtype=np.int64)
         self.rows: NDArray[np.int64] = np.array(columns["row"], dtype=np.int64)
         self.kinds: list[str] = columns["kind"]
         self.paths: list[str] = columns["path"]
+        self._ends: list[list[int]] = columns["ends"]
         self.shapes: NDArray[np.int64] = np.array(
             [columns["frames"], columns["height"], columns["width"]], dtype=np.int64
         ).T
@@ -250,31 +349,46 @@ class ClipCache:
         *,
         size: int,
         frames: int | None = None,
+        storage: Storage = "raw",
         workers: int = 2,
         budget: float = 0.01,
         progress: Progress | None = None,
+        run: Runner | None = None,
     ) -> ClipCache:
         """Opens the cache of a manifest, building it first if it is not there.
 
-        Two processes that ask at once: one builds, the other waits and opens. A killed build is started again.
+        Two processes that ask at once: one builds, the other waits and opens. A build that was killed goes on with the
+        shards it lacks; a cache whose files were changed is mended; one of which more than ``budget`` failed tries
+        those shards again, so that a store that was not there for a while spoils nothing.
 
         Args:
             manifest: The clips.
             root: Folder that holds caches, one sub-folder each.
             size: Shorter side of stored frames, px.
             frames: At most this many frames per clip, spread uniformly over it; None stores all.
-            workers: Processes that decode.
+            storage: ``raw`` frames, mapped and copied; or ``jpeg`` images of them (quality 90), which take a sixth to a
+                tenth of the space and have to be decoded at every reading.
+            workers: Processes that decode. One decodes in this process, without protection from what a damaged file
+                may do to it; of more, one that dies is replaced and the file it died on counted as failed.
             budget: Share of files that may fail.
             progress: Called as ``progress(stage, done, total)``.
+            run: Spreads the shards over other processes or machines; ``workers`` is passed on to it.
 
         Raises:
-            CacheError: If ``root`` cannot be written or is too small, or a setting is out of its range.
+            CacheError: If ``root`` cannot be written or is too small, a setting is out of its range, or decoding
+                processes keep dying.
             DecodeBudgetError: If more than ``budget`` of the files failed; the cache stays, so asking again with a
                 larger budget decodes nothing twice.
         """
         for what, value in (("size", size), ("frames", 1 if frames is None else frames), ("workers", workers)):
             if value < 1:
                 raise CacheError(f"{what} is {value}; it must be at least 1.")
+        if storage not in get_args(Storage):
+            raise CacheError(f"storage is {storage!r}; use one of {', '.join(get_args(Storage))}.")
+        try:
+            decoder = decoder_name()
+        except ValueError as error:
+            raise CacheError(str(error)) from None
         settings = {
             "format": _FORMAT,
             "name": manifest.name,
@@ -283,46 +397,113 @@ class ClipCache:
             "manifest": manifest.hash,
             "size": size,
             "frames": frames,
+            "storage": storage,
+            "decoder": decoder,
         }
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         root = Path(root).absolute()
         folder = root / f"{manifest.name}-{manifest.split}-{key}"
-        if not folder.is_dir():
+
+        def usable() -> ClipCache | None:
+            try:
+                cache = cls(folder) if folder.is_dir() else None
+                if cache is not None:
+                    cache.report.check(budget)
+            except (CacheError, DecodeBudgetError):
+                return None
+            return cache
+
+        cache = usable()
+        if cache is None:
             with _writable(root), locked(root / f".{folder.name}.lock"):
-                if not folder.is_dir():  # built while we waited for the lock
-                    with unfinished(folder) as working:
-                        _build(working, manifest, settings, workers, progress)
-        cache = cls(folder)
-        cache.report.check(budget)
+                cache = usable()  # built while we waited for the lock?
+                if cache is None:
+                    with _unfinished(folder) as working:
+                        _build(working, manifest, settings, workers, progress, run)
+                    cache = cls(folder)
+            cache.report.check(budget)
         return cache
 
     def __len__(self) -> int:
         return len(self._pixels)
 
     def clip(self, index: int) -> Frames:
-        """Clip number ``index`` as uint8 ``[T, H, W, 3]``: a read-only view of the memory map, nothing is copied."""
-        return self._pixels[index].reshape(*self.shapes[index], 3)
+        """Clip number ``index`` as uint8 ``[T, H, W, 3]``.
+
+        Of raw frames it is a read-only view of the memory map, nothing is copied; JPEG images are decoded.
+        """
+        if self.storage == "raw":
+            return self._pixels[index].reshape(*self.shapes[index], 3)
+        return self.frames(index, np.arange(self.shapes[index, 0]))
+
+    def frames(self, index: int, numbers: NDArray[np.int64], out: Frames | None = None) -> Frames:
+        """Some frames of clip number ``index``, copied or decoded: uint8 ``[len(numbers), H, W, 3]``.
+
+        Args:
+            index: Which clip.
+            numbers: Which of its frames, int64, from 0 to one less than it has.
+            out: Where to put them; None: into a new array.
+
+        Raises:
+            CacheError: If a JPEG image cannot be decoded.
+        """
+        chosen = np.empty((len(numbers), *self.shapes[index, 1:], 3), np.uint8) if out is None else out
+        if self.storage == "raw":
+            # Any mode but "raise" writes into `out` itself; there are no numbers to be clipped.
+            return np.take(self.clip(index), numbers, axis=0, out=chosen, mode="clip")
+        starts = [0, *self._ends[index]]
+        for number in np.unique(numbers).tolist():
+            try:
+                chosen[numbers == number] = from_jpeg(self._pixels[index][starts[number] : starts[number + 1]])
+            except RuntimeError as error:
+                raise CacheError(
+                    f"The clip cache {self.folder} is damaged (frame {number} of {self.paths[index]}: {error}); "
+                    f"delete it to have it built again."
+                ) from None
+        return chosen
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ClipCache, (self.folder,))
 
 
-def _views(pixels: pa.LargeBinaryArray) -> list[NDArray[np.uint8]]:
-    """One flat uint8 view per value of an Arrow binary array."""
-    _, offsets_buffer, values = pixels.buffers()
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[pixels.offset : pixels.offset + len(pixels) + 1]
-    return [np.frombuffer(values, np.uint8, int(end - start), int(start)) for start, end in itertools.pairwise(offsets)]
+@contextlib.contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """Gives the folder in which ``target`` is built, with what an earlier build completed, and renames it at the end.
+
+    Call it with the lock of ``target`` held. A ``target`` that is there, but cannot be used, is taken apart: its shards
+    without a failed clip are kept. A build that is refused by a full disk gives back what it took.
+    """
+    working = target.parent / f".{target.name}.unfinished"
+    if target.is_dir():
+        shutil.rmtree(working, ignore_errors=True)
+        os.rename(target, working)
+        for note in working.glob("shard-*.json"):
+            if json.loads(note.read_text())["failed"]:
+                note.unlink()
+    working.mkdir(parents=True, exist_ok=True)
+    try:
+        yield working
+    except OSError as error:
+        if error.errno in _FULL:
+            shutil.rmtree(working, ignore_errors=True)
+        raise
+    os.rename(working, target)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def _writable(root: Path) -> Iterator[None]:
-    """Creates ``root`` and turns what the file system refuses into one sentence."""
+    """Creates ``root`` and turns what the file system refuses, or what ends every worker, into one sentence."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         yield
+    except WorkerError as error:
+        raise CacheError(f"The clip cache in {root} cannot be built: {error}") from error
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise CacheError(f"The clip cache folder {root} cannot be written ({error.strerror}); name another.") from error
     except OSError as error:
-        if error.errno not in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
+        if error.errno not in (*_FULL, errno.EROFS):
             raise
         raise CacheError(f"The clip cache folder {root} cannot be written ({error.strerror}); name another.") from error

@@ -1,24 +1,47 @@
 """From a file to uint8 frames, and a report of the files that failed.
 
-decord decodes where it is importable, PyAV elsewhere; both seek exactly. A decoder is opened inside the call, so that
+PyAV decodes; decord does where ``EQUIPOISE_DECODER=decord`` asks for it. Both give the same frames; bench/data.md says
+what each costs and which files end a process that reads them with decord. A decoder is opened inside the call, so that
 no handle is shared between processes. Nothing is retried, skipped or replaced here: a file that fails raises
 `DecodeError`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Sequence
+import stat
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from equipoise.data._files import LostFileError, handling
+
+DECODERS = ("pyav", "decord")
+_VARIABLE = "EQUIPOISE_DECODER"
+_MOST_PIXELS = 2**26  # of a frame: twice 8K video; one frame then takes 0.2 GB
+# What Pillow raises on damaged files, depending on the format and the place of the damage.
+_IMAGE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 Frames = NDArray[np.uint8]
 FrameChoice = Sequence[int] | NDArray[np.int64] | Callable[[int], NDArray[np.int64]] | None
@@ -46,10 +69,18 @@ class DecodeBudgetError(ValueError):
     """More files failed to decode than a study accepts."""
 
 
-@lru_cache(maxsize=1)
 def decoder_name() -> str:
-    """The video decoder in use: ``decord`` where it can be imported, else ``pyav``."""
-    return "decord" if importlib.util.find_spec("decord") is not None else "pyav"
+    """The video decoder in use: ``pyav``, or what the environment's ``EQUIPOISE_DECODER`` names.
+
+    Raises:
+        ValueError: If it names an unknown decoder, or one that is not installed.
+    """
+    name = os.environ.get(_VARIABLE) or DECODERS[0]
+    if name not in DECODERS:
+        raise ValueError(f"{_VARIABLE} is {name!r}; use one of {', '.join(DECODERS)}, or leave it unset.")
+    if name == "decord" and importlib.util.find_spec("decord") is None:
+        raise ValueError(f"{_VARIABLE} is 'decord', which is not installed here; install it, or leave it unset.")
+    return name
 
 
 def uniform_indices(available: int, count: int) -> NDArray[np.int64]:
@@ -60,6 +91,12 @@ def uniform_indices(available: int, count: int) -> NDArray[np.int64]:
     if available < 1 or count < 1:
         raise ValueError(f"uniform_indices needs at least one frame and one index, got {available} and {count}.")
     return ((2 * np.arange(count, dtype=np.int64) + 1) * available) // (2 * count)
+
+
+def scaled_shape(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height, px, after scaling the shorter side to ``short_side``."""
+    scale = short_side / min(width, height)
+    return max(short_side, round(width * scale)), max(short_side, round(height * scale))
 
 
 def _chosen(path: Path, choice: FrameChoice, available: int) -> NDArray[np.int64]:
@@ -75,7 +112,38 @@ def _chosen(path: Path, choice: FrameChoice, available: int) -> NDArray[np.int64
     return wanted
 
 
-def _decode_decord(path: Path, choice: FrameChoice) -> Frames:
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > _MOST_PIXELS:
+        raise DecodeError(
+            path, f"its frames of {width}x{height} px are larger than the {_MOST_PIXELS:,} px that are read"
+        )
+
+
+def _scaler(width: int, height: int, short_side: int | None) -> Callable[[Any], Frames]:
+    """From an ``av.VideoFrame`` of a size to RGB ``[h, w, 3]``, scaled (antialiased bilinear) on the way.
+
+    Colours are converted at full size, so that what comes out does not depend on how the codec stores them; scaling
+    plane by plane takes less time than scaling interleaved pixels.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    # One for each step and all frames: they keep what they have worked out for a size.
+    whole, smaller, joined = VideoReformatter(), VideoReformatter(), VideoReformatter()
+    target = (width, height) if short_side is None else scaled_shape(width, height, short_side)
+
+    def scaled(frame: Any) -> Frames:
+        frame = whole.reformat(frame, format="rgb24", threads=1)
+        if target != (width, height):
+            frame = smaller.reformat(frame, *target, format="gbrp", interpolation="BILINEAR", threads=1)
+            frame = joined.reformat(frame, format="rgb24", threads=1)
+        pixels: Frames = frame.to_ndarray()
+        return pixels
+
+    return scaled
+
+
+def _decode_decord(path: Path, choice: FrameChoice, short_side: int | None = None) -> Frames:
+    import av
     import decord
 
     decord.logging.set_level(decord.logging.FATAL)  # what it would print is in the DecodeError
@@ -88,7 +156,10 @@ def _decode_decord(path: Path, choice: FrameChoice) -> Frames:
         frames: Frames = reader.get_batch(wanted.tolist()).asnumpy()
     except decord.DECORDError as error:
         raise DecodeError(path, _decord_reason(str(error))) from error
-    return frames
+    if short_side is None:
+        return frames
+    scaled = _scaler(frames.shape[2], frames.shape[1], short_side)
+    return np.stack([scaled(av.VideoFrame.from_ndarray(frame, format="rgb24")) for frame in frames])
 
 
 def _decord_reason(message: str) -> str:
@@ -97,56 +168,202 @@ def _decord_reason(message: str) -> str:
     return line.rsplit("] ", maxsplit=1)[-1]
 
 
-def _decode_pyav(path: Path, choice: FrameChoice) -> Frames:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A video's container and stream in PyAV; what goes wrong while they are open becomes a `DecodeError`."""
     import av
 
     try:
-        with av.open(str(path)) as container:
+        # Titles and comments in another encoding than UTF-8 are no reason to refuse a video.
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if container.format.name.endswith("_pipe"):  # how FFmpeg calls single pictures
+                raise DecodeError(path, f"it is a still image ({container.format.name}), not a video")
             if not container.streams.video:
                 raise DecodeError(path, "the file has no video stream")
-            container.streams.video[0].thread_count = 1
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, ValueError) as error:
-        if isinstance(error, DecodeError):
-            raise
-        raise DecodeError(path, str(error)) from error
-    return np.stack([frames[number] for number in _chosen(path, choice, len(frames))])
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise DecodeError(path, "no decoder knows its format")
+            stream.thread_count, stream.thread_type = 1, "NONE"
+            yield container, stream
+    except DecodeError:
+        raise
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise DecodeError(path, getattr(error, "strerror", None) or str(error)) from error
+    except MemoryError as error:
+        raise DecodeError(path, "its frames do not fit into memory") from error
 
 
-def _decode_image(path: Path, choice: FrameChoice) -> Frames:
+def _packets(path: Path) -> int:
+    """How many frames a video should have: its packets, counted without decoding them."""
+    shown = found = 0
+    with _opened(path) as (container, stream):
+        for packet in container.demux(stream):
+            found += packet.dts is not None or packet.size > 0  # the last one only marks the end
+            shown += packet.size > 0 and not packet.is_discard
+        # The table of an MP4 file counts its packets, and can lie before them.
+        if "mp4" in container.format.name and stream.frames > found:
+            raise DecodeError(path, f"it is cut off: of {stream.frames} frames {found} are there")
+    return shown
+
+
+def _read(path: Path, wanted: NDArray[np.int64], short_side: int | None) -> tuple[Frames, int]:
+    """Frames of these numbers, and how many frames the video really has. Those it has not are left black."""
+    places: defaultdict[int, list[int]] = defaultdict(list)
+    for place, number in enumerate(wanted.tolist()):
+        places[number].append(place)
+    frames: Frames = np.empty((0, 0, 0, 3), np.uint8)
+    number = -1
+    with _opened(path) as (container, stream):
+        for number, frame in enumerate(container.decode(stream)):
+            if frame.is_corrupt:
+                raise DecodeError(path, f"frame {number} is damaged")
+            if number == 0:
+                width, height = frame.width, frame.height
+                _check_size(path, width, height)
+                scaled = _scaler(width, height, short_side)
+            elif (frame.width, frame.height) != (width, height):
+                raise DecodeError(
+                    path, f"frame {number} is {frame.width}x{frame.height} px, the first was {width}x{height}"
+                )
+            if number in places:
+                pixels = scaled(frame)
+                if not len(frames):
+                    frames = np.zeros((len(wanted), *pixels.shape), np.uint8)
+                frames[places[number]] = pixels
+    return frames, number + 1
+
+
+def _decode_pyav(path: Path, choice: FrameChoice, short_side: int | None = None) -> Frames:
+    stated = _packets(path)
+    wanted = _chosen(path, choice, stated)
+    frames, available = _read(path, wanted, short_side)
+    if available != stated:  # some codecs spread frames over packets, or put two into one; a cut file has fewer
+        wanted = _chosen(path, choice, available)
+        frames, _ = _read(path, wanted, short_side)
+    return frames
+
+
+def _decode_image(path: Path, choice: FrameChoice, short_side: int | None = None) -> Frames:
     try:
         with Image.open(path) as picture:
-            frames: Frames = np.asarray(picture.convert("RGB"))[None]
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            _check_size(path, *picture.size)
+            rgb = picture.convert("RGB")
+    except DecodeError:
+        raise
+    except _IMAGE_ERRORS as error:
         raise DecodeError(path, str(error) or type(error).__name__) from error
+    if short_side is not None:
+        rgb = rgb.resize(scaled_shape(*rgb.size, short_side), Image.Resampling.BILINEAR)
+    frames: Frames = np.asarray(rgb)[None]
     return frames[_chosen(path, choice, 1)]
 
 
-def decode(path: Path | str, kind: str, *, frame_indices: FrameChoice = None) -> Frames:
+def image_facts(path: Path) -> dict[str, Any]:
+    """Columns of a manifest that the header of an image gives: frames, fps, width and height.
+
+    Raises:
+        DecodeError: If it cannot be read as an image.
+    """
+    regular_file(path)
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+    except _IMAGE_ERRORS as error:
+        raise DecodeError(path, str(error) or type(error).__name__) from error
+    _check_size(path, width, height)
+    return {"frames": 1, "fps": 0.0, "width": width, "height": height}
+
+
+# Codecs of which every packet shows one frame; of others the frames have to be counted by decoding them.
+_ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "av1", "mjpeg", "ffv1"})
+
+
+def video_facts(path: Path) -> dict[str, Any]:
+    """Columns of a manifest that a video gives without being converted: frames, fps, width and height.
+
+    Raises:
+        DecodeError: If it cannot be read as a video, or has no frames.
+    """
+    regular_file(path)
+    with handled(path):
+        frames = _packets(path)
+        with _opened(path) as (container, stream):
+            width, height, rate = stream.width, stream.height, float(stream.average_rate or 0)
+            if stream.codec_context.name not in _ONE_TO_ONE:
+                frames = sum(1 for _ in container.decode(stream))
+    if frames < 1:
+        raise DecodeError(path, "the file has no frames")
+    if width < 1 or height < 1:
+        raise DecodeError(path, f"its frames are {width}x{height} px")
+    _check_size(path, width, height)
+    return {"frames": frames, "fps": rate, "width": width, "height": height}
+
+
+@contextlib.contextmanager
+def handled(path: Path) -> Iterator[None]:
+    """`handling` a file; one that a process died on is a file that cannot be decoded."""
+    try:
+        with handling(path):
+            yield
+    except LostFileError as error:
+        raise DecodeError(path, str(error)) from None
+
+
+def regular_file(path: Path, may_be_empty: bool = False) -> os.stat_result:
+    """Status of a file; refuses what is none, or has no content.
+
+    Raises:
+        DecodeError: If there is no such file, it is a folder, a pipe (reading one waits for ever), or empty.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
+        raise DecodeError(path, "no such file" if missing else getattr(error, "strerror", str(error))) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise DecodeError(path, "it is a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError(path, "it is a device, a pipe or a socket, not a file")
+    if status.st_size == 0 and not may_be_empty:
+        raise DecodeError(path, "the file is empty (0 bytes)")
+    return status
+
+
+def decode(path: Path | str, kind: str, *, frame_indices: FrameChoice = None, short_side: int | None = None) -> Frames:
     """Decodes a video or an image.
 
     Args:
         path: The file.
         kind: ``video`` or ``image``; an image has one frame.
         frame_indices: Which frames; None for all.
+        short_side: Scale the shorter side of the frames to this, px (antialiased bilinear); None: as they are.
 
     Returns:
         uint8 RGB frames ``[T, H, W, 3]``.
 
     Raises:
-        DecodeError: If the file is missing, empty, not what ``kind`` says, damaged, or shorter than asked for.
-        ValueError: If ``kind`` is neither, or ``frame_indices`` names no frame.
+        DecodeError: If the file is missing, empty, not what ``kind`` says, damaged, changing, larger than is read, or
+            shorter than asked for.
+        ValueError: If ``kind`` is neither, ``frame_indices`` names no frame, ``short_side`` is below 1, or the
+            environment asks for a decoder that is not there.
     """
     path = Path(path)
     if kind not in ("video", "image"):
         raise ValueError(f"kind is {kind!r}; it must be 'video' or 'image'.")
-    if not path.is_file():
-        raise DecodeError(path, "no such file")
-    if path.stat().st_size == 0:
-        raise DecodeError(path, "the file is empty (0 bytes)")
-    if kind == "image":
-        return _decode_image(path, frame_indices)
-    return (_decode_decord if decoder_name() == "decord" else _decode_pyav)(path, frame_indices)
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"short_side is {short_side}; it must be at least 1.")
+    before = regular_file(path)
+    with handled(path):
+        if kind == "image":
+            frames = _decode_image(path, frame_indices, short_side)
+        elif decoder_name() == "decord":
+            frames = _decode_decord(path, frame_indices, short_side)
+        else:
+            frames = _decode_pyav(path, frame_indices, short_side)
+    after = regular_file(path)
+    if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
+        raise DecodeError(path, "the file changed while it was read")
+    return frames
 
 
 @dataclass

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from equipoise.data._files import run_jobs
-from equipoise.data.decode import DecodeError, DecodeReport
+from equipoise.data.decode import DecodeError, DecodeReport, image_facts, video_facts
 from equipoise.data.manifest import Manifest, ManifestError
 
 Progress = Callable[[str, int, int], None]
@@ -50,7 +47,7 @@ def _describe(job: tuple[str, list[str]]) -> list[dict[str, Any] | tuple[str, st
         path = Path(root) / file
         try:
             kind = "image" if path.suffix.lower() in IMAGES else "video"
-            facts = _image(path) if kind == "image" else _video(path)
+            facts = image_facts(path) if kind == "image" else video_facts(path)
             found.append({"path": file, "kind": kind, "sha256": _sha256(path), **facts})
         except DecodeError as error:
             found.append((file, error.reason))
@@ -58,35 +55,11 @@ def _describe(job: tuple[str, list[str]]) -> list[dict[str, Any] | tuple[str, st
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _image(path: Path) -> dict[str, Any]:
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise DecodeError(path, str(error)) from error
-    return {"frames": 1, "fps": 0.0, "width": width, "height": height}
-
-
-def _video(path: Path) -> dict[str, Any]:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DecodeError(path, "the file has no video stream")
-            stream = container.streams.video[0]
-            # Containers without an index (webm) do not say how many frames they hold: count the packets.
-            frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-            if not frames:
-                raise DecodeError(path, "the video has no frames")
-            rate = float(stream.average_rate or Fraction(0))
-            return {"frames": frames, "fps": rate, "width": stream.width, "height": stream.height}
-    except (av.FFmpegError, OSError) as error:
-        raise DecodeError(path, str(error)) from error
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as error:
+        raise DecodeError(path, f"it cannot be read: {error.strerror}") from error
 
 
 def manifest_of_list(

@@ -1,10 +1,13 @@
-"""Batches for pretraining: a mixture's draws, cut in time, read from the clip caches one batch ahead."""
+"""Batches for pretraining: a mixture's draws, cut in time, read from the clip caches ahead of their use."""
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +18,8 @@ from torch import Tensor
 
 from equipoise.data.mixture import Draw, Mixture
 from equipoise.data.transforms import center_square, sample_frames
+
+_AHEAD = 2  # batches prepared beside the one in use: a slow one then holds nobody up
 
 
 class LoaderError(ValueError):
@@ -51,15 +56,15 @@ class ClipStream(Iterator[Batch]):
     """An endless stream of batches, the same global batches for every number of ranks, exactly resumable.
 
     Every rank draws the same global plan from its own copy of the mixture and takes rows ``rank, rank + world, ...``.
-    The start of a training clip in time is drawn from (seed, step, global row). One batch is prepared ahead in a
-    thread; use the stream as a context manager, or call `close`.
+    The start of a training clip in time is drawn from (seed, step, global row). Two batches are prepared ahead in
+    a thread; use the stream as a context manager, or call `close`.
 
     Frame size: where all clips of all sources have the same height and width, whole frames are given (the augmentation
     crops them). Otherwise each clip's centre square is resized to the smallest cached size of the sources, so that they
     can be stacked.
 
     Args:
-        mixture: The sources. The stream advances it one batch ahead: use the stream's state, not the mixture's.
+        mixture: The sources. The stream advances it two batches ahead: use the stream's state, not the mixture's.
         frames: Frames per video.
         stride: Distance between them, in stored frames.
         batch: Clips in a global batch, a multiple of ``world``.
@@ -67,6 +72,8 @@ class ClipStream(Iterator[Batch]):
         rank: Which part of each batch to give.
         world: Number of parts.
         pin: Give page-locked tensors, whose copy to a GPU does not wait for the work queued there.
+        readers: Threads that read the clips of a batch, which gives the same batches however many there are. None: one
+            for raw caches, of which reading is copying; for JPEG images one for each usable CPU, at most 4.
 
     Raises:
         LoaderError: If a number is out of its range or ``batch`` is no multiple of ``world``.
@@ -83,13 +90,19 @@ class ClipStream(Iterator[Batch]):
         rank: int = 0,
         world: int = 1,
         pin: bool = False,
+        readers: int | None = None,
     ) -> None:
+        if readers is None:
+            packed = any(source.cache.storage == "jpeg" for source in mixture.sources)
+            cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            readers = min(4, cpus) if packed else 1
         for name, value, least in (
             ("frames", frames, 1),
             ("stride", stride, 1),
             ("batch", batch, 1),
             ("seed", seed, 0),
             ("world", world, 1),
+            ("readers", readers, 1),
         ):
             if value < least:
                 raise LoaderError(f"{name} is {value}; it must be at least {least}.")
@@ -105,12 +118,15 @@ class ClipStream(Iterator[Batch]):
         self.rank = rank
         self.world = world
         self.pin = pin
-        shapes = {tuple(shape) for source in mixture.sources for shape in np.unique(source.cache.shapes[:, 1:], axis=0)}
+        sizes = (np.unique(source.cache.shapes[:, 1:], axis=0) for source in mixture.sources)
+        shapes = {(int(height), int(width)) for size in sizes for height, width in size}
         self._square = None if len(shapes) == 1 else min(source.cache.size for source in mixture.sources)
+        self._shape = shapes.pop() if self._square is None else (self._square, self._square)
         self._step = 0
         self._state = self._snapshot()
         self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="clip-stream")
-        self._ahead: Future[tuple[Batch, dict[str, Any]]] | None = None
+        self._ahead: deque[Future[tuple[Batch, dict[str, Any]]]] = deque()
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="clip-reader") if readers > 1 else None
 
     def _snapshot(self) -> dict[str, Any]:
         return {
@@ -128,36 +144,35 @@ class ClipStream(Iterator[Batch]):
         drawn = zip(draw.source, draw.clip, strict=True)
         return np.array([sources[int(source)].cache.kinds[int(clip)] == "image" for source, clip in drawn])
 
-    def _frames_of(self, draw: Draw, row: int, step: int, still: bool) -> Tensor:
-        """Frames ``[T, H, W, 3]`` of one row of the global batch."""
-        clip = self.mixture.sources[int(draw.source[row])].cache.clip(int(draw.clip[row]))
-        if still:
+    def _fill(self, draw: Draw, step: int, row: int, place: Tensor) -> None:
+        """Puts the frames of one row of the global batch into their place ``[T, H, W, 3]``."""
+        cache, clip = self.mixture.sources[int(draw.source[row])].cache, int(draw.clip[row])
+        if cache.kinds[clip] == "image":
             chosen = np.zeros(1, dtype=np.int64)
         else:
             rng = np.random.default_rng([self.seed, step, row])
-            chosen = sample_frames(len(clip), self.frames, "random", self.stride, rng)
-        frames = torch.from_numpy(clip[chosen])  # indexing copies out of the read-only map
-        if self._square is not None:
-            frames = center_square(frames[None], self._square)[0]
-        return frames
+            chosen = sample_frames(int(cache.shapes[clip, 0]), self.frames, "random", self.stride, rng)
+        if self._square is None:
+            cache.frames(clip, chosen, out=place.numpy())
+        else:
+            place.copy_(center_square(torch.from_numpy(cache.frames(clip, chosen))[None], self._square)[0])
 
     def _make(self) -> tuple[Batch, dict[str, Any]]:
         step = self._step
         draw = self.mixture.next(self.batch)
         stills = self._stills(draw)
-        videos: list[Tensor] = []
-        images: list[Tensor] = []
-        rows: tuple[list[int], list[int]] = ([], [])
-        for row in range(self.rank, self.batch, self.world):
-            still = bool(stills[row])
-            frames = self._frames_of(draw, row, step, still)
-            (images if still else videos).append(frames)
-            rows[still].append(row)
+        mine = np.arange(self.rank, self.batch, self.world)
+        video_rows, image_rows = mine[~stills[mine]], mine[stills[mine]]
+        video, image = self._room(len(video_rows), self.frames), self._room(len(image_rows), 1)
+        rows = [*video_rows.tolist(), *image_rows.tolist()]
+        places = [place for part in (video, image) if part is not None for place in part]
+        spread = map if self._readers is None else self._readers.map
+        for _ in spread(partial(self._fill, draw, step), rows, places):
+            pass
         self._step += 1
-        video_rows, image_rows = (np.array(part, dtype=np.int64) for part in rows)
         batch = Batch(
-            video=self._stacked(videos),
-            image=self._stacked(images),
+            video=video,
+            image=image,
             video_source=draw.source[video_rows],
             image_source=draw.source[image_rows],
             video_rows=video_rows,
@@ -167,11 +182,11 @@ class ClipStream(Iterator[Batch]):
         )
         return batch, self._snapshot()
 
-    def _stacked(self, frames: list[Tensor]) -> Tensor | None:
-        if not frames:
+    def _room(self, clips: int, frames: int) -> Tensor | None:
+        """Uninitialised frames, filled row by row without a copy in between."""
+        if not clips:
             return None
-        stacked = torch.stack(frames)
-        return stacked.pin_memory() if self.pin else stacked
+        return torch.empty((clips, frames, *self._shape, 3), dtype=torch.uint8, pin_memory=self.pin)
 
     def __iter__(self) -> ClipStream:
         return self
@@ -179,14 +194,14 @@ class ClipStream(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._thread is None:
             raise LoaderError("This stream is closed; make a new one and load its state.")
-        ahead = self._ahead if self._ahead is not None else self._thread.submit(self._make)
-        self._ahead = None  # so that a batch that failed is not handed out again
-        batch, self._state = ahead.result()
-        self._ahead = self._thread.submit(self._make)
+        while len(self._ahead) < _AHEAD:
+            self._ahead.append(self._thread.submit(self._make))
+        batch, self._state = self._ahead.popleft().result()
+        self._ahead.append(self._thread.submit(self._make))
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The state after the last batch handed out (not the one being prepared): small and JSON-able."""
+        """The state after the last batch handed out (not those being prepared): small and JSON-able."""
         return self._state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -199,19 +214,21 @@ class ClipStream(Iterator[Batch]):
         for key in ("seed", "batch", "frames", "stride"):
             if state.get(key) != getattr(self, key):
                 raise LoaderError(f"The saved stream has {key} {state.get(key)}, this one has {getattr(self, key)}.")
-        if self._ahead is not None:
-            self._ahead.result()  # it advances the mixture: let it end first
-            self._ahead = None
+        for prepared in self._ahead:
+            prepared.result()  # it advances the mixture: let it end first
+        self._ahead.clear()
         self.mixture.load_state_dict(state["mixture"])
         self._step = int(state["step"])
         self._state = self._snapshot()
 
     def close(self) -> None:
-        """Ends the thread. Closing twice does no harm."""
+        """Ends the threads. Closing twice does no harm."""
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
             self._thread = None
-            self._ahead = None
+            self._ahead.clear()
+        if self._readers is not None:
+            self._readers.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> ClipStream:
         return self

@@ -174,12 +174,9 @@ def refuse_dead(result: AuditResult) -> None:
 
 def space_settings(definition: SweepDefinition, seed: int | None = None) -> TrialSettings:
     """All objectives of a search space on at once, each at the geometric mean of its range."""
-    weights = {name: math.sqrt(r.low * r.high) for name, r in definition.objectives.items()}
     preset, regime = definition.load()
     name = f"{definition.name}: all at once"
-    return definition.trial(
-        name, definition.variant(weights), definition.trial_seed if seed is None else seed, preset, regime
-    )
+    return definition.trial(name, definition.middle(), definition.trial_seed if seed is None else seed, preset, regime)
 
 
 def audit_apart(settings: TrialSettings, paths: Paths) -> AuditResult:

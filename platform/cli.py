@@ -16,6 +16,7 @@ from equipoise.platform.cli_confirm import confirm
 from equipoise.platform.cli_data import build_miniature, data
 from equipoise.platform.cli_design import ablation_of, design_options
 from equipoise.platform.cli_effects import effects
+from equipoise.platform.cli_explain import explain
 from equipoise.platform.cli_options import (
     emit,
     home_options,
@@ -27,6 +28,7 @@ from equipoise.platform.cli_options import (
 from equipoise.platform.cli_report import report
 from equipoise.platform.cli_results import front, list_, probe, ui
 from equipoise.platform.cli_run import run, run_and_conclude
+from equipoise.platform.cli_space import space
 from equipoise.platform.errors import EquipoiseError
 
 # Heavy modules (torch, ray, mlflow) are imported by the commands that need them: help answers at once.
@@ -62,7 +64,7 @@ def cli() -> None:
     """Find Pareto-balanced training objectives for self-supervised video models."""
 
 
-for _command in (audit, claims, confirm, data, effects, probe, front, report, list_, ui):
+for _command in (audit, claims, confirm, data, effects, explain, probe, front, report, list_, space, ui):
     cli.add_command(_command)
 
 
@@ -70,7 +72,9 @@ for _command in (audit, claims, confirm, data, effects, probe, front, report, li
 @click.argument("space")
 @click.option("--trials", type=click.IntRange(1), help="Trials of the search, controls not counted.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the search.")
-@click.option("--sampler", type=click.Choice(["tpe", "nsga2", "random"]))
+@click.option("--sampler", type=click.Choice(["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]))
+@click.option("--warm-start", metavar="STUDY", help="Begin with what an earlier study of this record found.")
+@click.option("--budget", metavar="HOURS", help="Ask for no further trial after 40gpu-h, or 200cpu-h.")
 @optuna_storage_option
 @_study_options
 @home_options
@@ -80,7 +84,7 @@ def sweep(space: str, as_json: bool, **options: Any) -> None:
     from equipoise.platform import study
     from equipoise.platform.definitions import load_sweep
 
-    changes = _changes(options, "trials", "seed", "sampler")
+    changes = _changes(options, "trials", "seed", "sampler", "warm_start", "budget")
     run_and_conclude(study.sweep, load_sweep(space, changes), options, as_json, f"sweep {shlex.quote(space)}")
 
 
@@ -186,18 +190,17 @@ def quickstart(
         "tolerance": None,
     }
     run_and_conclude(study.sweep, definition, options, as_json, "sweep quickstart")
-    click.echo(f"Compare the trials in MLflow: equipoise ui --home {shlex.quote(str(place.root))}", err=as_json)
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """The errors that are a person's to mend; anything else is a bug and keeps its trace."""
+    from equipoise.data._rendering import BuildError
     from equipoise.data.cache import CacheError
     from equipoise.data.decode import DecodeBudgetError, DecodeError
     from equipoise.data.manifest import ManifestError
-    from equipoise.data.miniature import MiniatureError
     from equipoise.data.mixture import MixtureError
 
-    return (EquipoiseError, CacheError, DecodeBudgetError, DecodeError, ManifestError, MiniatureError, MixtureError)
+    return (EquipoiseError, BuildError, CacheError, DecodeBudgetError, DecodeError, ManifestError, MixtureError)
 
 
 def main() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from equipoise.platform.cost import Budget, Prices
 from equipoise.platform.designs import Design, Plan, plan
 from equipoise.platform.errors import SettingsError, nearest
-from equipoise.platform.mix import CONTROLS, load_variant
+from equipoise.platform.halving import EarlyStopping, SeedFidelity
+from equipoise.platform.mix import CONTROLS, load_variant, variants
+from equipoise.platform.samplers import Sampler
 from equipoise.platform.settings import (
-    RECORDS,
-    ObjectiveSetting,
     Preset,
     Reading,
     Regime,
@@ -26,34 +28,47 @@ from equipoise.platform.settings import (
     load_yaml,
     parse,
 )
+from equipoise.platform.space import Range, SearchSpace
 
-Sampler = Literal["tpe", "nsga2", "random"]
+__all__ = [
+    "AblationDefinition",
+    "Constraints",
+    "Range",
+    "StudyBase",
+    "SweepDefinition",
+    "load_ablation",
+    "load_sweep",
+]
+
+PUBLISHED = "published"
+"""Stands in ``start`` for all published variants that lie in the space."""
 S = TypeVar("S", bound="StudyBase")
 
 
-class Range(Settings):
-    """Search range of one objective's weight.
+class Constraints(Settings):
+    """What a search should not give up.
 
-    The weight is log-uniform in ``[low, high]``; under the prior the objective is off with ``off_probability``.
+    Attributes:
+        max_loss: points of accuracy that a mix may lie below the baseline, on every benchmark or for each by name.
     """
 
-    low: float = Field(gt=0, allow_inf_nan=False)
-    high: float = Field(gt=0, allow_inf_nan=False)
-    off_probability: float = Field(0.7, ge=0, lt=1)
-    params: dict[str, Any] = Field(default_factory=dict)
-    schedule: Literal["constant", "linear_warmup", "cosine_decay"] = "constant"
+    max_loss: float | dict[str, float]
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        return self
+    @field_validator("max_loss", mode="before")
+    @classmethod
+    def _points(cls, value: Any) -> Any:
+        points = list(value.values()) if isinstance(value, dict) else [value]
+        wrong = [p for p in points if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < math.inf]
+        if wrong or not points:
+            raise ValueError(
+                f"{value!r} given; expected points of accuracy, not negative: one number, or one by benchmark"
+            )
+        return value
 
-    @property
-    def floor(self) -> float:
-        """Lower end of the sampled axis: below ``low`` is off, a share ``off_probability`` of the log axis."""
-        span = math.log(self.high / self.low)
-        return self.low * math.exp(-span * self.off_probability / (1 - self.off_probability))
+    def lowest(self, baseline: Mapping[str, float]) -> dict[str, float]:
+        """Lowest accuracy in percent that is allowed, by benchmark, from the baseline's."""
+        allowed = self.max_loss if isinstance(self.max_loss, dict) else dict.fromkeys(baseline, self.max_loss)
+        return {benchmark: baseline[benchmark] - points for benchmark, points in allowed.items()}
 
 
 class StudyBase(Settings):
@@ -71,6 +86,7 @@ class StudyBase(Settings):
         resources: what a trial occupies.
         concurrent: trials at once; null: as many as fit.
         retries: how often a trial whose process died is started again from its last checkpoint.
+        prices: what an hour of a CPU and of a GPU costs; null: nobody asks.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -85,6 +101,7 @@ class StudyBase(Settings):
     resources: Resources = Resources()
     concurrent: int | None = Field(None, ge=1)
     retries: int = Field(3, ge=0)
+    prices: Prices | None = None
 
     @field_validator("control_seeds")
     @classmethod
@@ -125,75 +142,90 @@ class StudyBase(Settings):
         return [(c, load_variant(c), seed) for seed in self.control_seeds for c in CONTROLS]
 
 
-class SweepDefinition(StudyBase):
-    """A search over objective weights.
+class SweepDefinition(SearchSpace, StudyBase):
+    """A search over objective weights and their conditional parameters.
 
     Attributes:
         trials: trials of the search, controls not counted.
         sampler: Optuna sampler.
         trial_seed: seed every searched trial is trained with.
-        objectives: search range of every objective; those not named stay off.
-        start: shipped variants whose weights are tried first.
+        start: shipped variants whose weights are tried first; ``published`` stands for all published ones that lie in
+            the space.
+        constraints: what a mix may lose against the baseline; samplers steer away from those that lose more.
+        warm_start: an earlier study of the same record, whose finished trials the search starts from.
+        early_stopping: when trials stop early; null: never.
+        seeds: how promising variants earn more seeds; null: they do not.
+        budget: hours after which no further trial is asked for, ``40gpu-h`` or ``200cpu-h``; null: ``trials`` decides.
     """
 
     trials: int = Field(ge=1)
     sampler: Sampler = "tpe"
     trial_seed: int = Field(0, ge=0, lt=2**32)
-    objectives: dict[str, Range] = Field(min_length=1)
     start: tuple[str, ...] = ()
+    constraints: Constraints | None = None
+    warm_start: str | None = Field(None, min_length=1)
+    early_stopping: EarlyStopping | None = None
+    seeds: SeedFidelity | None = None
+    budget: Budget | None = None
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _known(self) -> SweepDefinition:
-        for name, r in self.objectives.items():
-            if name not in RECORDS:
-                raise ValueError(f"unknown objective {name!r} in the search space; {nearest(name, RECORDS)}")
-            for key in r.params:
-                if key not in RECORDS[name].params:
-                    raise ValueError(f"unknown parameter {key!r} of {name}; {nearest(key, RECORDS[name].params)}")
-            if RECORDS[name].kind == "mask" and r.high > 1:
-                raise ValueError(
-                    f"{name} is a mask policy: its weight is a share of clips; high is {r.high}, expected at most 1"
-                )
         for name in self.start:
-            self._check_start(name, load_variant(name))
+            if name == PUBLISHED:
+                continue
+            why = self.refuses(load_variant(name))
+            if why is not None:
+                raise ValueError(f"start variant {name!r} {why}")
+        if self.budget is not None:
+            self.budget.check(self.resources)
+        if self.warm_start == self.name:
+            raise ValueError(f"warm_start names the study itself, {self.name!r}: name an earlier one")
+        if self.constraints is not None:
+            self._check_constraints(self.constraints)
         return self
 
-    def _check_start(self, name: str, variant: Variant) -> None:
-        """A start variant runs under its own name, so its point must give exactly its mix."""
-        for objective in variant.objectives:
-            if objective not in self.objectives:
-                raise ValueError(f"start variant {name!r} uses {objective}, which the search space does not name")
+    def _check_constraints(self, constraints: Constraints) -> None:
+        if self.refuse_controls:
+            raise ValueError("constraints are measured against the baseline: leave refuse_controls out")
+        if isinstance(constraints.max_loss, dict):
+            known = load_regime(self.regime).benchmarks
+            for benchmark in constraints.max_loss:
+                if benchmark not in known:
+                    raise ValueError(
+                        f"constraints: unknown benchmark {benchmark!r} of regime {self.regime}; "
+                        f"{nearest(benchmark, known)}"
+                    )
+
+    def refuses(self, variant: Variant) -> str | None:
+        """Why a variant under its own name is no point of the space, or None: what comes after its name."""
         teacher = (self.reading == "as_published" and variant.published_teacher) or variant.teacher
         if variant.untrained or teacher != "ema":
-            raise ValueError(f"start variant {name!r} is no mix of objectives alone: the search space cannot hold it")
-        back = self.variant(self.point(variant)).objectives
-        for objective in sorted({*back, *variant.objectives}):
-            if back.get(objective) != variant.objectives.get(objective):
-                raise ValueError(
-                    f"start variant {name!r} differs from the search space in {objective}: give that range its weight, "
-                    "schedule and params, or leave the variant out"
-                )
+            return "is no mix of objectives alone: the search space cannot hold it"
+        return self.lacks(variant)
 
-    def variant(self, weights: dict[str, float]) -> Variant:
-        """The variant of a point of the space: what lies below an objective's ``low`` is off."""
-        chosen = {
-            name: ObjectiveSetting(
-                weight=w, schedule=self.objectives[name].schedule, params=self.objectives[name].params
-            )
-            for name, w in weights.items()
-            if w >= self.objectives[name].low
-        }
-        return Variant(description="found by search", objectives=chosen)
-
-    def point(self, variant: Variant) -> dict[str, float]:
-        """The point of the space that stands for a variant, its weights moved into their ranges."""
-        point: dict[str, float] = {}
-        for name, r in self.objectives.items():
-            setting = variant.objectives.get(name)
-            # The middle of the off part, on the log axis.
-            off = math.sqrt(r.floor * r.low) if r.off_probability > 0 else r.low
-            point[name] = off if setting is None else min(max(setting.weight, r.low), r.high)
-        return point
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Names of the variants that are tried first, no more than there are trials."""
+        found: dict[str, Variant] = {}
+        for name in self.start:
+            if name != PUBLISHED:
+                found[name] = load_variant(name)
+                continue
+            for known, variant in variants().items():
+                # Aliases come after the name they stand for.
+                if (
+                    variant.regimes
+                    and variant.objectives
+                    and variant not in found.values()
+                    and not self.refuses(variant)
+                ):
+                    found[known] = variant
+        return tuple(found)[: self.trials]
 
 
 class AblationDefinition(StudyBase):

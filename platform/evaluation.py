@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from equipoise.data.cache import ClipCache
+from equipoise.data.decode import Frames
 from equipoise.data.transforms import center_crop_resize, sample_frames
 from equipoise.models.encoder import VideoEncoder
 from equipoise.models.probes import AttentiveBank, LinearBank, fit_bank, predict
@@ -117,7 +119,7 @@ def extract(
     pooled: bool,
     device: torch.device,
     repeat_stills: bool = False,
-    rows: range | None = None,
+    rows: Sequence[int] | None = None,
     batch: int = EXTRACT_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -132,7 +134,7 @@ def extract(
         device: where to compute.
         repeat_stills: show a still image as a still clip: what an encoder needs that was trained on images as clips,
             because its one-frame embedding then never moved.
-        rows: which clips, without gaps; None: all.
+        rows: which clips, in which order; None: all.
         batch: clips at a time.
         progress: called with clips done and clips in all.
 
@@ -142,11 +144,11 @@ def extract(
     encoder.to(device)
     found: list[Tensor] = []
     wanted = range(len(cache)) if rows is None else rows
-    for start in range(0, len(wanted), batch):
-        clips = [cache.clip(i) for i in wanted[start : start + batch]]
-        chosen = [c[sample_frames(len(c), frames if len(c) > 1 or repeat_stills else 1, mode="uniform")] for c in clips]
-        # Clip by clip: their cached frames may differ in shape.
-        cropped = [center_crop_resize(torch.from_numpy(c)[None].to(device), size) for c in chosen]
+    for start, chosen in _read_ahead(cache, wanted, batch, frames, repeat_stills):
+        # Their cached frames may differ in shape: those that do not are cropped together.
+        alike = len({c.shape for c in chosen}) == 1
+        stacks = [np.stack(chosen)] if alike else [c[None] for c in chosen]
+        cropped = [center_crop_resize(torch.from_numpy(s).to(device), size) for s in stacks]
         patches, kind = encoder.patches(torch.cat(cropped))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             features = encoder(patches, kind, last_only=True)
@@ -155,6 +157,28 @@ def extract(
         if progress is not None:
             progress(min(start + batch, len(wanted)), len(wanted))
     return torch.cat(found)
+
+
+def _read_ahead(
+    cache: ClipCache, wanted: Sequence[int], batch: int, frames: int, repeat_stills: bool
+) -> Iterator[tuple[int, list[Frames]]]:
+    """Place and uniform frames of each batch of clips, one batch ahead: the encoder never waits for a file."""
+
+    def read(start: int) -> list[Frames]:
+        found: list[Frames] = []
+        for clip in wanted[start : start + batch]:
+            there = int(cache.shapes[clip, 0])
+            numbers = sample_frames(there, frames if there > 1 or repeat_stills else 1, mode="uniform")
+            found.append(cache.frames(clip, numbers))
+        return found
+
+    with ThreadPoolExecutor(1, thread_name_prefix="clip-reader") as pool:
+        ahead = pool.submit(read, 0)
+        for start in range(0, len(wanted), batch):
+            found = ahead.result()
+            if start + batch < len(wanted):
+                ahead = pool.submit(read, start + batch)
+            yield start, found
 
 
 def split_features(

@@ -25,6 +25,7 @@ from optuna.importance import (
 from optuna.trial import FrozenTrial, TrialState
 
 from equipoise.platform.errors import EquipoiseError
+from equipoise.platform.samplers import DOT, WARM_ATTRIBUTE
 
 FEWEST = 12  # finished trials of a search below which a forest only repeats chance
 PER_OBJECTIVE = 2  # and as many for each objective searched
@@ -72,6 +73,9 @@ def search_importance(
 ) -> list[Importance]:
     """Importances on every benchmark by every evaluator.
 
+    Trials that a warm start brought in are left out: they are another study's. So are parameters that exist only while
+    their objective is on: a share of the variance over all trials would say nothing of them.
+
     Args:
         study: the search, its values in the order of ``benchmarks``, more being better.
         benchmarks: their names.
@@ -84,8 +88,9 @@ def search_importance(
     Raises:
         ImportanceError: fewer than :func:`needed` finished trials.
     """
+    study = _own(study)
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    names = sorted({name for trial in trials for name in trial.params})
+    names = sorted({name for trial in trials for name in trial.params if DOT not in name})
     if len(trials) < needed(len(names)):
         raise ImportanceError(
             f"the search has {len(trials)} finished trials over {len(names)} objectives; importance needs at least "
@@ -97,8 +102,8 @@ def search_importance(
         if len(set(values.values())) < 2:
             continue
         for name, evaluator in _evaluators(seed).items():
-            shares = _shares(study, evaluator, values)
-            chance = _chance(study, evaluator, values, shuffles, seed)
+            shares = _shares(study, evaluator, names, values)
+            chance = _chance(study, evaluator, names, values, shuffles, seed)
             found.append(
                 Importance(benchmark=benchmark, evaluator=name, shares=shares, chance=chance, trials=len(trials))
             )
@@ -112,23 +117,41 @@ def _evaluators(seed: int) -> dict[str, BaseImportanceEvaluator]:
     }
 
 
-def _shares(study: optuna.Study, evaluator: BaseImportanceEvaluator, values: Mapping[int, float]) -> dict[str, float]:
+def _own(study: optuna.Study) -> optuna.Study:
+    """The study without what a warm start brought in."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    own = [trial for trial in trials if WARM_ATTRIBUTE not in trial.user_attrs]
+    if len(own) == len(trials):
+        return study
+    alone = optuna.create_study(directions=study.directions)
+    alone.add_trials(own)
+    return alone
+
+
+def _shares(
+    study: optuna.Study, evaluator: BaseImportanceEvaluator, names: Sequence[str], values: Mapping[int, float]
+) -> dict[str, float]:
     def worse(trial: FrozenTrial) -> float:
         return -values[trial.number]  # PED-ANOVA takes lower values for better ones
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names of experimental features, and that a target stands for several
-        shares = get_param_importances(study, evaluator=evaluator, target=worse)
+        shares = get_param_importances(study, evaluator=evaluator, params=list(names), target=worse)
     return {name: float(share) for name, share in sorted(shares.items(), key=lambda item: -item[1])}
 
 
 def _chance(
-    study: optuna.Study, evaluator: BaseImportanceEvaluator, values: Mapping[int, float], shuffles: int, seed: int
+    study: optuna.Study,
+    evaluator: BaseImportanceEvaluator,
+    names: Sequence[str],
+    values: Mapping[int, float],
+    shuffles: int,
+    seed: int,
 ) -> float | None:
     """Largest share of any objective that shuffled values gave."""
     stream = np.random.default_rng(seed)
     highest = -math.inf
     for _ in range(shuffles):
         shuffled = dict(zip(values, stream.permutation(list(values.values())).tolist(), strict=True))
-        highest = max(highest, *_shares(study, evaluator, shuffled).values())
+        highest = max(highest, *_shares(study, evaluator, names, shuffled).values())
     return highest if shuffles else None

@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from equipoise.platform.errors import StudyError
 
-Status = Literal["proposed", "ready", "running", "finished", "failed", "interrupted"]
+Status = Literal["proposed", "ready", "running", "finished", "stopped", "failed", "interrupted"]
 # SQLite's codes for a file that is busy, locked, read-only, damaged, gone, or on a disk that is full or fails.
 UNUSABLE = (5, 6, 8, 10, 11, 13, 14)
 OPEN: tuple[Status, ...] = ("proposed", "ready", "running", "interrupted")
+ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
+SEARCHED = ("search", "repeat")  # roles that count against the trials a search was asked for
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -34,12 +36,16 @@ CREATE TABLE IF NOT EXISTS trials (
     ray_id TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
     result TEXT,
+    rungs TEXT,
+    cost TEXT,
     error TEXT,
     created REAL NOT NULL,
     updated REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+JSON = ("result", "rungs", "cost")  # columns that hold JSON
+LATER = ("rungs", "cost")  # which books of earlier versions do not have
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,16 @@ class Row:
     Attributes:
         number: identity within the study; folders and MLflow tags carry it.
         name: variant name.
-        role: ``control``, ``search``, ``ablation`` or ``single``.
-        status: where it stands.
+        role: ``control``, ``search``, ``repeat`` (a found variant with another seed), ``ablation`` or ``single``.
+        status: where it stands; ``stopped`` is an early end, by decision, not a failure.
         settings: the trial's settings as JSON, None until they are decided.
         optuna_number: number of the Optuna trial, None outside a sweep's search.
         run_id: MLflow run.
         ray_id: id of the newest Ray trial.
         attempts: how often it was started.
         result: accuracies and summaries of a finished trial.
+        rungs: scores taken on the way, by step; final ones are in ``result`` alone.
+        cost: what it has cost so far, see :class:`equipoise.platform.cost.Cost`; None before its first start.
         error: one sentence for a failed one.
     """
 
@@ -70,6 +78,8 @@ class Row:
     ray_id: str | None
     attempts: int
     result: dict[str, Any] | None
+    rungs: dict[int, dict[str, float]]
+    cost: dict[str, float] | None
     error: str | None
 
     @property
@@ -96,6 +106,9 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(SCHEMA)
+            there = {column[1] for column in self._db.execute("PRAGMA table_info(trials)")}
+            for column in set(LATER) - there:
+                self._db.execute(f"ALTER TABLE trials ADD COLUMN {column} TEXT")
         except (OSError, sqlite3.Error) as error:
             raise StudyError(f"the study's book {path} cannot be opened: {error}") from None
         self._db.row_factory = sqlite3.Row
@@ -133,9 +146,8 @@ class Ledger:
         return self[cursor.lastrowid]
 
     def update(self, number: int, **columns: Any) -> Row:
-        """Change columns of a trial; ``result`` is stored as JSON."""
-        if "result" in columns:
-            columns["result"] = json.dumps(columns["result"])
+        """Change columns of a trial, all or none; ``result``, ``rungs`` and ``cost`` are stored as JSON."""
+        columns |= {name: json.dumps(columns[name]) for name in JSON if name in columns}
         names = ", ".join(f"{c} = ?" for c in (*columns, "updated"))
         self._execute(f"UPDATE trials SET {names} WHERE number = ?", (*columns.values(), time.time(), number))
         return self[number]
@@ -161,4 +173,6 @@ class Ledger:
         for r in self._execute(f"SELECT * FROM trials {clause}", values).fetchall():
             columns = {k: r[k] for k in r.keys() if k not in ("created", "updated")}  # noqa: SIM118  sqlite3.Row
             columns["result"] = None if r["result"] is None else json.loads(r["result"])
+            columns["cost"] = None if r["cost"] is None else json.loads(r["cost"])
+            columns["rungs"] = {int(step): scores for step, scores in json.loads(r["rungs"] or "{}").items()}
             yield Row(**columns)

@@ -13,7 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_EVERY_S = 15.0
-MARKS = {"finished": "[green]done[/]", "failed": "[red]failed[/]", "interrupted": "[yellow]stopped[/]"}
+MARKS = {
+    "finished": "[green]done[/]",
+    "stopped": "[blue]stopped early[/]",
+    "failed": "[red]failed[/]",
+    "interrupted": "[yellow]stopped[/]",
+}
 
 
 @dataclass
@@ -104,7 +109,7 @@ class StudyDisplay:
         self._plain(key)
 
     def end(self, key: str, status: str, note: str) -> None:
-        """A trial ended: ``finished``, ``failed`` or ``interrupted``."""
+        """A trial ended: ``finished``, ``stopped`` early, ``failed`` or ``interrupted``."""
         line = self.lines.setdefault(key, _Line(key))
         line.status, line.note, line.ended = status, note, time.monotonic()
         if status == "finished":

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from equipoise.platform.definitions import Sampler, SweepDefinition
+from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import StorageError, StudyError
+from equipoise.platform.ledger import Row
 from equipoise.platform.mix import load_variant
+from equipoise.platform.samplers import RUNGS_ATTRIBUTE, WARM_ATTRIBUTE, ShownStudy, make_sampler
 from equipoise.platform.seeds import stream
 from equipoise.platform.settings import Variant
 from equipoise.platform.storage import Place
+from equipoise.platform.warm_start import Earlier
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TRIAL_ATTRIBUTE = "equipoise.trial"
 OWNER_ATTRIBUTE = "equipoise.parent"
+WARMED_ATTRIBUTE = "equipoise.warm_started"
 DRIVER = "postgresql+psycopg2"
 
 
@@ -43,16 +48,6 @@ class Proposal:
     variant: Variant
     seed: int
     optuna_number: int | None = None
-
-
-def make_sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """An Optuna sampler by name."""
-    seed %= 2**32  # Optuna's samplers take 32-bit seeds
-    if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 class SearchStore:
@@ -112,6 +107,50 @@ class SearchStore:
             raise StorageError(f"Optuna's storage {self.name} cannot be used: {said[:200]}") from None
 
 
+class Snapshot(SearchStore):
+    """A copy in memory of one search of a store: what is asked of it or told to it is written nowhere.
+
+    Args:
+        store: where the search is.
+        study: its name.
+
+    Raises:
+        StorageError: if the store cannot be used.
+        StudyError: if it holds no such search.
+    """
+
+    def __init__(self, store: SearchStore, study: str) -> None:
+        self.name = store.name
+        self._url = self._journal = None
+        with store.told():
+            source = store.open()
+            try:
+                found = source.get_study_id_from_name(study)
+            except KeyError:
+                raise StudyError(
+                    f"Optuna's storage {store.name} holds no search {study!r}: name the right one with "
+                    "--optuna-storage, or run equipoise sweep"
+                ) from None
+            self._memory = InMemoryStorage()
+            copied = optuna.create_study(
+                study_name=study, storage=self._memory, directions=source.get_study_directions(found)
+            )
+            trials = source.get_all_trials(found, deepcopy=False)
+            copied.add_trials(trials)
+            for key, value in source.get_study_user_attrs(found).items():
+                copied.set_user_attr(key, value)
+            made = self._memory.get_study_id_from_name(study)
+            for key, value in source.get_study_system_attrs(found).items():
+                if ":parent:" in key:  # of the genetic samplers: ids of trials, which differ here
+                    numbers = (source.get_trial_number_from_id(one) for one in value)
+                    value = [self._memory.get_trial_id_from_study_id_trial_number(made, n) for n in numbers]
+                self._memory.set_study_system_attr(made, key, value)
+
+    def open(self) -> BaseStorage:
+        """The copy."""
+        return self._memory
+
+
 def _postgresql(where: str) -> URL:
     scheme, _, rest = where.partition("://")
     shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
@@ -146,16 +185,28 @@ class OptunaProposer:
         benchmarks: objectives of the search, all maximised, in this order.
         store: where Optuna keeps the sweep.
         owner: MLflow's parent run of the sweep: a shared store may hold another home's study of the same name.
+        baseline: the baseline's accuracies by benchmark in percent, or None while none is known; asked for before
+            every suggestion of a search with constraints.
+        earlier: what a sweep with ``warm_start`` begins with; asked for once, until all of it is in the store.
 
     Raises:
         StorageError: if the store cannot be used.
-        StudyError: if the store's study of this name is another's.
+        StudyError: if the store's study of this name is another's, or nothing says what a warm start begins with.
     """
 
-    def __init__(self, definition: SweepDefinition, benchmarks: Sequence[str], store: SearchStore, owner: str) -> None:
+    def __init__(
+        self,
+        definition: SweepDefinition,
+        benchmarks: Sequence[str],
+        store: SearchStore,
+        owner: str,
+        baseline: Callable[[], Mapping[str, float] | None] = lambda: None,
+        earlier: Callable[[], Earlier] | None = None,
+    ) -> None:
         self.definition = definition
         self.benchmarks = tuple(benchmarks)
         self.store = store
+        self._baseline = baseline
         storage = store.open()
         with store.told():
             self.study = optuna.create_study(
@@ -164,7 +215,18 @@ class OptunaProposer:
                 directions=["maximize"] * len(self.benchmarks),
                 load_if_exists=True,
             )
+            self._storage = storage
+            self._shown = ShownStudy(definition.name, storage, self.benchmarks)
             self._own(owner)
+            cold = definition.warm_start is not None and not self.study.user_attrs.get(WARMED_ATTRIBUTE)
+        found = None
+        if cold:
+            if earlier is None:
+                raise StudyError(f"the warm start of {definition.name!r} needs the record of the earlier study")
+            found = earlier()
+        with store.told():
+            if found is not None:
+                self._warm(found)
             self._queue()
 
     def _own(self, owner: str) -> None:
@@ -178,6 +240,28 @@ class OptunaProposer:
                 "choose another --name"
             )
 
+    def _warm(self, found: Earlier) -> None:
+        """Add what an earlier study found, each mix once, also where a driver dies in between."""
+        d = self.definition
+        trials = self.study.get_trials(deepcopy=False)
+        added = {t.user_attrs.get(WARM_ATTRIBUTE) for t in trials}
+        for mix in found.done:
+            if mix.key not in added:
+                point = d.point(mix.variant)
+                self.study.add_trial(
+                    optuna.create_trial(
+                        params=point,
+                        distributions={a.name: a.distribution for a in d.dimensions if a.name in point},
+                        values=[mix.accuracies[b] for b in self.benchmarks],
+                        user_attrs={WARM_ATTRIBUTE: mix.key},
+                    )
+                )
+        queued = {t.user_attrs.get("start") for t in trials}
+        for mix in found.starts:
+            if mix.name not in queued:
+                self.study.enqueue_trial(d.point(mix.variant), user_attrs={"start": mix.name, "from": mix.key})
+        self.study.set_user_attr(WARMED_ATTRIBUTE, True)
+
     def _queue(self) -> None:
         with warnings.catch_warnings():
             # Only the names on plots depend on it; its signature is covered by the sweep tests.
@@ -185,7 +269,7 @@ class OptunaProposer:
             self.study.set_metric_names(list(self.benchmarks))
         # By name, not "if the study is new": a driver that died between two of them left the rest out.
         queued = {t.user_attrs.get("start") for t in self.study.get_trials(deepcopy=False)}
-        for name in self.definition.start[: self.definition.trials]:
+        for name in self.definition.starts:
             if name not in queued:
                 self.study.enqueue_trial(self.definition.point(load_variant(name)), user_attrs={"start": name})
 
@@ -203,29 +287,132 @@ class OptunaProposer:
 
     def _ask(self, trial: int) -> Proposal:
         number = sum(t.state != TrialState.WAITING for t in self.study.get_trials(deepcopy=False))
-        self.study.sampler = make_sampler(self.definition.sampler, stream(self.definition.seed, "sampler", number))
-        asked = self.study.ask()
+        self._prepare(number)
+        asked = self._shown.ask()
         asked.set_user_attr(TRIAL_ATTRIBUTE, trial)
-        weights = {
-            name: asked.suggest_float(name, r.floor, r.high, log=True) for name, r in self.definition.objectives.items()
-        }
+        return self._proposal(asked)
+
+    def _prepare(self, number: int) -> None:
+        """Make the sampler of a suggestion, from how many were asked for before it."""
+        d = self.definition
+        self._shown.refresh(self._lowest())
+        self._shown.sampler = make_sampler(
+            d.sampler,
+            stream(d.seed, "sampler", number),
+            sequence=stream(d.seed, "sequence"),
+            number=number,
+            conditional=d.conditional,
+        )
+
+    def _proposal(self, asked: optuna.trial.Trial) -> Proposal:
+        variant = self.definition.variant(self.definition.suggest(asked))
         start = asked.user_attrs.get("start")
-        variant = self.definition.variant(weights)
         return Proposal(start or f"mix-{asked.number:03d}", variant, self.definition.trial_seed, asked.number)
 
-    def tell(self, optuna_number: int, accuracies: Mapping[str, float] | None) -> None:
-        """Tell a trial's accuracies, or that it failed; telling again changes nothing."""
+    def recover(self, optuna_number: int, trial: int) -> Proposal:
+        """The suggestion of a driver that died before it wrote down what it got, as it would have got it.
+
+        What was drawn is in Optuna's storage. The rest is drawn now, from where the stream was.
+
+        Args:
+            optuna_number: of the trial that was asked for; it has to be the newest, and running.
+            trial: the trial's number in the ledger.
+
+        Raises:
+            StorageError: if the store cannot be used.
+        """
         with self.store.told():
+            self._prepare(sum(t.state != TrialState.WAITING for t in self.study.get_trials(deepcopy=False)) - 1)
+            study = self._storage.get_study_id_from_name(self.definition.name)
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(study, optuna_number)
+            stored = self._storage.get_trial(trial_id)
+            asked = optuna.trial.Trial(self._shown, trial_id)
+            asked.set_user_attr(TRIAL_ATTRIBUTE, trial)
+            given = {*stored.system_attrs.get("fixed_params", {}), *asked.relative_params}
+            for name, distribution in stored.distributions.items():
+                if name not in given:
+                    self._shown.sampler.sample_independent(self._shown, stored, name, distribution)
+            return self._proposal(asked)
+
+    def is_start(self, optuna_number: int) -> bool:
+        """Whether a trial was enqueued by name, and not drawn by the sampler."""
+        with self.store.told():
+            return "start" in self.study.get_trials(deepcopy=False)[optuna_number].user_attrs
+
+    def trial_of(self, optuna_number: int) -> int | None:
+        """Number in the ledger of an Optuna trial; None if its driver died before it stored that."""
+        with self.store.told():
+            found: int | None = self.study.get_trials(deepcopy=False)[optuna_number].user_attrs.get(TRIAL_ATTRIBUTE)
+        return found
+
+    def _lowest(self) -> dict[str, float] | None:
+        """Accuracies below which trials break a constraint; None without one, or before the baseline is known."""
+        limits = self.definition.constraints
+        baseline = self._baseline() if limits is not None else None
+        return None if limits is None or baseline is None else limits.lowest(baseline)
+
+    def tell(
+        self,
+        optuna_number: int,
+        accuracies: Mapping[str, float] | None,
+        rungs: Mapping[int, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Tell a trial's accuracies, or that it failed; telling again changes nothing.
+
+        Args:
+            optuna_number: of the trial.
+            accuracies: final ones by benchmark; None for a trial that failed.
+            rungs: partial ones on the way, by training step: from them samplers learn how far accuracies rise.
+        """
+        with self.store.told():
+            self._keep_rungs(optuna_number, rungs)
             if accuracies is None:
                 self.study.tell(optuna_number, state=TrialState.FAIL, skip_if_finished=True)
             else:
                 self.study.tell(optuna_number, [accuracies[b] for b in self.benchmarks], skip_if_finished=True)
+
+    def prune(self, optuna_number: int, rungs: Mapping[int, Mapping[str, float]]) -> None:
+        """Tell that a trial was stopped early: PRUNED, without final values; telling again changes nothing.
+
+        Its partial accuracies are kept apart from final ones, in the attribute ``equipoise.rungs``. Samplers see what
+        it was heading for, see :func:`equipoise.platform.samplers.estimates`.
+
+        Args:
+            optuna_number: of the trial.
+            rungs: training step to benchmark to accuracy in percent.
+
+        Raises:
+            StudyError: a rung lacks a benchmark.
+        """
+        with self.store.told():
+            self._keep_rungs(optuna_number, rungs)
+            self.study.tell(optuna_number, state=TrialState.PRUNED, skip_if_finished=True)
+
+    def _keep_rungs(self, optuna_number: int, rungs: Mapping[int, Mapping[str, float]] | None) -> None:
+        for step, partial in (rungs or {}).items():
+            lacking = [b for b in self.benchmarks if b not in partial]
+            if lacking:
+                raise StudyError(
+                    f"rung {step} of Optuna trial {optuna_number} has no accuracy on {lacking[0]}: "
+                    f"expected one on each of {', '.join(self.benchmarks)}"
+                )
+        study = self._storage.get_study_id_from_name(self.definition.name)
+        trial = self._storage.get_trial_id_from_study_id_trial_number(study, optuna_number)
+        if rungs and not self._storage.get_trial(trial).state.is_finished():
+            kept = {str(step): {b: float(partial[b]) for b in self.benchmarks} for step, partial in rungs.items()}
+            self._storage.set_trial_user_attr(trial, RUNGS_ATTRIBUTE, kept)
 
     def running(self) -> Iterator[int]:
         """Numbers of trials that Optuna believes to be running."""
         with self.store.told():
             found = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         yield from (t.number for t in found)
+
+
+def baseline_of(rows: Iterable[Row]) -> dict[str, float] | None:
+    """Accuracies of the baseline in a study's book, means over its finished seeds; None while there is none."""
+    found = [(r.result or {})["accuracies"] for r in rows if r.name == "baseline" and r.status == "finished"]
+    return {b: math.fsum(one[b] for one in found) / len(found) for b in found[0]} if found else None
 
 
 def describe(variant: Variant) -> str:

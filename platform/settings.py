@@ -168,6 +168,11 @@ class Preset(Settings):
     sampling: Sampling = Sampling()
     cache_size: int = Field(description="short side in pixels of the cached frames", ge=8)
     cache_frames: int | None = Field(None, ge=1, description="cached frames of a clip, spread evenly; null keeps all")
+    cache_storage: Literal["raw", "jpeg"] = Field(
+        "raw",
+        description="raw frames, or JPEG images of them: a tenth of the space, decoded at every reading",
+        exclude_if=lambda storage: storage == "raw",  # so that trials keep the keys they had before this existed
+    )
     probes: dict[Pooling, ProbeSetting]
     checkpoint_every: int = Field(300, ge=1, description="steps between checkpoints")
     log_every: int = Field(50, ge=1, description="steps between logged metrics")

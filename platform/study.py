@@ -13,25 +13,28 @@ from typing import Any
 
 from equipoise.data.importers import command_for
 from equipoise.platform.audit import AuditResult, audit, audit_apart, refuse_dead, space_settings
+from equipoise.platform.cache_building import cache_runner
 from equipoise.platform.cluster import ray_cluster
 from equipoise.platform.definitions import AblationDefinition, StudyBase, SweepDefinition
-from equipoise.platform.engine import Director, run
+from equipoise.platform.director import Director
+from equipoise.platform.engine import run
 from equipoise.platform.errors import StudyError
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.mix import resolve
 from equipoise.platform.mlflow_pages import keep_view
 from equipoise.platform.progress import StudyDisplay
-from equipoise.platform.proposals import OptunaProposer, SearchStore
+from equipoise.platform.proposals import OptunaProposer, SearchStore, baseline_of
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.tracking import Tracker, default_uri
 from equipoise.platform.training import Paths, compute_threads, open_cache
+from equipoise.platform.warm_start import earlier_mixes
 
 CacheProgress = Callable[[str, int, int], None]
 AUDIT_CLIPS = 8  # enough for every objective to find tokens, small enough for a head node without a GPU
 SPACE = "search space"  # key of a sweep's space among the mixes that are audited; no variant can have that name
 # What may change between a study's start and its resumption without changing what its trials are.
-MAY_CHANGE = ("trials", "concurrent", "retries", "resources", "description")
+MAY_CHANGE = ("trials", "budget", "prices", "concurrent", "retries", "resources", "description")
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,16 @@ class Outcome:
         return {"study": self.name, "complete": self.complete, "mlflow_run": self.parent, "trials": trials}
 
 
-def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: CacheProgress | None = None) -> str:
+def prepare_caches(
+    settings: TrialSettings,
+    home: Home,
+    probe: bool,
+    progress: CacheProgress | None = None,
+    address: str | None = None,
+) -> str:
     """Read every manifest and build every clip cache a trial will need, before anything starts.
+
+    With the ``address`` of a cluster its nodes build large ones together.
 
     Returns:
         Sixteen hex digits that identify the content of all the manifests together.
@@ -180,7 +191,9 @@ def prepare_caches(settings: TrialSettings, home: Home, probe: bool, progress: C
                 f"the manifest {home.data / manifest} of regime {settings.regime.name!r} does not exist: "
                 f"make it by {command_for(manifest)}, or name the home that has it with --home"
             )
-    hashes = {m: open_cache(settings, home.paths, m, progress).manifest_hash for m in dict.fromkeys(manifests)}
+    run = cache_runner(address)
+    names = dict.fromkeys(manifests)
+    hashes = {m: open_cache(settings, home.paths, m, progress, run).manifest_hash for m in names}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -228,7 +241,7 @@ def run_study(
         raise StudyError(
             f"there is no study {definition.name!r} in {home.root} to resume; leave --resume out to start it"
         )
-    manifest_hash = prepare_caches(example, home, probe, progress)
+    manifest_hash = prepare_caches(example, home, probe, progress, address)
     audits = [] if started else audit_study(definition, [s for _, _, s in listed], home, progress)
     tracker = home.tracker()
     ledger = Ledger(folder / "ledger.db")
@@ -322,13 +335,22 @@ def _director(
         manifest_hash=manifest_hash,
         resources=example.resources,
         concurrent=definition.concurrent,
+        prices=definition.prices,
     )
     if isinstance(definition, SweepDefinition):
         preset, regime = example.preset, example.regime
-        director.proposer = OptunaProposer(definition, example.scored, home.search_store(definition.name), parent)
+        director.proposer = OptunaProposer(
+            definition,
+            example.scored,
+            home.search_store(definition.name),
+            parent,
+            baseline=lambda: baseline_of(ledger.rows()),
+            earlier=lambda: earlier_mixes(definition, tracker, example, manifest_hash),
+        )
         director.make = lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime)
         director.searched = definition.trials
         director.halving, director.seeds = definition.early_stopping, definition.seeds
+        director.budget = definition.budget
     return director
 
 
@@ -388,6 +410,11 @@ def sweep(definition: SweepDefinition, home: Home, **options: Any) -> Outcome:
     ]
     if not listed:
         raise StudyError("a sweep needs its controls: without them nothing it finds can be called an improvement")
+    if definition.warm_start is not None and not options.get("resume"):
+        # What is wrong with it is said before anything starts.
+        found = earlier_mixes(definition, home.tracker(), listed[0][2])
+        if options.get("progress") is not None:
+            options["progress"](found.sentence, 1, 1)
     return run_study(definition, home, kind="sweep", listed=listed, **options)
 
 

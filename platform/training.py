@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from equipoise.data.cache import ClipCache
+from equipoise.data.cache import ClipCache, Runner
 from equipoise.data.loader import Batch, ClipStream
 from equipoise.data.manifest import Manifest
 from equipoise.data.mixture import Mixture, Source
@@ -69,6 +69,9 @@ class Reporter(Protocol):
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
         """Hand over metrics and, where ``save`` is given, a checkpoint: ``save(folder)`` writes it below a folder."""
 
+    def rung(self, step: int, scores: Mapping[str, float] | None, seconds: float) -> None:
+        """Hand over scores taken on the way, None on all workers but the first; a trial that is stopped ends here."""
+
     def wrap(self, model: VideoJEPA) -> nn.Module:
         """The model as it is called in a step: itself, or wrapped for several workers."""
 
@@ -83,6 +86,19 @@ class Reporter(Protocol):
         """Device to train on."""
 
 
+@dataclass(frozen=True)
+class Rungs:
+    """Looks at the encoder on the way; they change nothing in the training, which gives the same bits with and without.
+
+    Attributes:
+        steps: after which steps to look.
+        score: from the whole model's state to a score of every benchmark.
+    """
+
+    steps: tuple[int, ...] = ()
+    score: Callable[[Mapping[str, Any]], Mapping[str, float]] = lambda state: {}
+
+
 class LocalReporter:
     """Reports of a loop that runs in this process.
 
@@ -92,6 +108,7 @@ class LocalReporter:
         device: device to train on.
         keep: checkpoints to keep.
         leaving: whether this process's machine was told to go.
+        on_rung: called with step, scores and seconds of every look on the way.
     """
 
     rank = 0
@@ -104,11 +121,13 @@ class LocalReporter:
         device: torch.device | None = None,
         keep: int = 1,
         leaving: Callable[[], bool] = lambda: False,
+        on_rung: Callable[[int, Mapping[str, float], float], None] = lambda step, scores, seconds: None,
     ) -> None:
         self.folder = Place.at(folder) / "checkpoints"
         self.on_metrics = on_metrics
         self.keep = keep
         self.leaving = leaving
+        self.on_rung = on_rung
         self.device = device or default_device()
 
     def resume(self) -> Place | None:
@@ -122,6 +141,10 @@ class LocalReporter:
             checkpoints.keep_latest(self.folder, self.keep)
         if self.on_metrics is not None:
             self.on_metrics(dict(metrics))
+
+    def rung(self, step: int, scores: Mapping[str, float] | None, seconds: float) -> None:
+        """Pass on what was seen."""
+        self.on_rung(step, scores or {}, seconds)
 
     def wrap(self, model: VideoJEPA) -> nn.Module:
         """The model itself."""
@@ -154,15 +177,19 @@ def build_model(settings: TrialSettings, mix: Mix) -> VideoJEPA:
         return VideoJEPA(mix.model, mix.terms)
 
 
-def open_cache(settings: TrialSettings, paths: Paths, manifest: str, progress: Any = None) -> ClipCache:
-    """The clip cache of one manifest, built if it is not there yet."""
+def open_cache(
+    settings: TrialSettings, paths: Paths, manifest: str, progress: Any = None, run: Runner | None = None
+) -> ClipCache:
+    """The clip cache of one manifest, built if it is not there yet; ``run`` spreads its shards over machines."""
     preset = settings.preset
     return ClipCache.open(
         Manifest.read(paths.data / manifest),
         paths.cache,
         size=preset.cache_size,
         frames=preset.cache_frames,
+        storage=preset.cache_storage,
         progress=progress,
+        run=run,
     )
 
 
@@ -180,13 +207,15 @@ class Trainer:
         settings: the trial.
         paths: where to read.
         reporter: where to report to.
+        rungs: when to look at the encoder on the way, and how.
 
     Raises:
         EquipoiseError: for settings, data or a checkpoint that cannot be used.
     """
 
-    def __init__(self, settings: TrialSettings, paths: Paths, reporter: Reporter) -> None:
+    def __init__(self, settings: TrialSettings, paths: Paths, reporter: Reporter, rungs: Rungs | None = None) -> None:
         self.settings, self.reporter = settings, reporter
+        self.rungs = rungs or Rungs()
         self.mix = resolve(settings)
         preset = settings.preset
         self.o = preset.optimisation
@@ -266,6 +295,7 @@ class Trainer:
         if self.last_report is not None:
             # The checkpoint is written before its report is heard: whoever listened may have died in between.
             self.reporter.report(self.last_report, None)
+        self._look()  # as above: the checkpoint of a rung is older than the look at it
         began, waited, since = time.perf_counter(), 0.0, self.step
         with contextlib.closing(stream_):
             while self.step < self.o.steps:
@@ -276,22 +306,32 @@ class Trainer:
                 metrics = self.train_step(batch, health=logs)
                 self.step += 1
                 saves = self.step % preset.checkpoint_every == 0 or self.step == self.o.steps or self._told_to_go()
-                if not (logs or saves):
-                    continue
-                seconds = time.perf_counter() - began
-                found = self._over_workers(metrics)
-                self._check(found["loss"])
-                found |= {
-                    "step": self.step,
-                    "clips": self.step * self.o.batch,
-                    "ms_per_step": 1e3 * seconds / (self.step - since),
-                    "data_wait": waited / seconds,
-                    "seconds": self.spent + seconds,
-                }
-                self.spent = found["seconds"]
-                save = self._saver(stream_.state_dict(), found) if saves else None
-                self.reporter.report(found, save)
-                began, waited, since = time.perf_counter(), 0.0, self.step
+                if logs or saves:
+                    seconds = time.perf_counter() - began
+                    found = self._over_workers(metrics)
+                    self._check(found["loss"])
+                    found |= {
+                        "step": self.step,
+                        "clips": self.step * self.o.batch,
+                        "ms_per_step": 1e3 * seconds / (self.step - since),
+                        "data_wait": waited / seconds,
+                        "seconds": self.spent + seconds,
+                    }
+                    self.spent = found["seconds"]
+                    save = self._saver(stream_.state_dict(), found) if saves else None
+                    self.reporter.report(found, save)
+                    began, waited, since = time.perf_counter(), 0.0, self.step
+                began += self._look()  # no time of training
+
+    def _look(self) -> float:
+        """Score the encoder if a rung is here; every worker has to call it. Returns the seconds that took."""
+        if self.step not in self.rungs.steps:
+            return 0.0
+        began = time.perf_counter()
+        state = whole(self.model.state_dict())  # gathering shards takes every worker
+        scores = self.rungs.score(state) if self.reporter.rank == 0 else None
+        self.reporter.rung(self.step, scores, time.perf_counter() - began)
+        return time.perf_counter() - began
 
     def _told_to_go(self) -> bool:
         """True once, when the machine is about to be taken away: then a checkpoint saves what came after the last."""

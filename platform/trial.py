@@ -25,11 +25,13 @@ from equipoise.models.jepa import VideoJEPA
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableError
 from equipoise.platform.evaluation import frozen_encoder, score, split_features, untrained_encoder
+from equipoise.platform.halving import RungProbes
+from equipoise.platform.halving_scores import encoder_of, rung_scores
 from equipoise.platform.mix import resolve
 from equipoise.platform.settings import Resources, TrialSettings
 from equipoise.platform.sharding import shard
 from equipoise.platform.storage import REASONS, Place
-from equipoise.platform.training import LocalReporter, Paths, Trainer, compute_threads, default_device
+from equipoise.platform.training import LocalReporter, Paths, Rungs, Trainer, compute_threads, default_device
 
 PHASE = "phase"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -40,8 +42,11 @@ def run_trial(config: Mapping[str, Any]) -> None:
     """Tune trainable: pretrain, then score; every report carries its phase, so that the driver can show it.
 
     Args:
-        config: ``settings`` (JSON), ``folder`` (the trial's, a path or a URI), ``data`` and ``cache``, and ``probe``:
-            whether to score.
+        config: ``settings`` (JSON), ``folder`` (the trial's, a path or a URI), ``data`` and ``cache``, ``probe``:
+            whether to score, and ``rungs``: steps at which early stopping looks at the encoder, with its ``probes``,
+            or None.
+
+    The report of a rung returns only if the trial is to go on: one that is stopped ends there.
 
     A failure is reported in one sentence, with its trace in ``error.txt``. One that comes from the settings or the data
     ends the trial; anything else is raised again, so that the trial goes on from its last checkpoint.
@@ -51,7 +56,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
         settings = TrialSettings.model_validate_json(config["settings"])
         paths = Paths(Path(config["data"]), Path(config["cache"]))
         folder.check()  # here, on the trial's own node, before hours of training
-        final = _pretrain(settings, paths, folder)
+        final = _pretrain(settings, paths, folder, config["rungs"])
         scores = _scores(settings, paths, folder, final) if config["probe"] else {"flags": []}
         tune.report({PHASE: "done", "result": {"checkpoint": None if final is None else str(final), **scores}})
     except Exception as error:
@@ -89,20 +94,43 @@ def _stops_all(error: BaseException) -> bool:
     return any(words in str(error) for words in said)
 
 
-def _pretrain(settings: TrialSettings, paths: Paths, folder: Place) -> Place | None:
+def _pretrain(
+    settings: TrialSettings, paths: Paths, folder: Place, rungs: Mapping[str, Any] | None = None
+) -> Place | None:
     """Train to the end and return the last checkpoint; None for an untrained variant."""
     if settings.variant.untrained:
         return None
     total = settings.preset.optimisation.steps
     if settings.resources.uses_train:
-        return pretrain_on_train(settings, paths, folder)
+        return pretrain_on_train(settings, paths, folder, rungs)
 
     def report(metrics: dict[str, float]) -> None:
         tune.report({PHASE: "pretrain", "total": total, "metrics": metrics})
 
+    def on_rung(step: int, scores: Mapping[str, float], seconds: float) -> None:
+        tune.report(rung_report(step, scores, seconds))
+
     with compute_threads(int(settings.resources.cpus_per_worker)):
-        Trainer(settings, paths, LocalReporter(folder, report, leaving=_Notice().given)).run()
+        reporter = LocalReporter(folder, report, leaving=_Notice().given, on_rung=on_rung)
+        Trainer(settings, paths, reporter, looks(settings, paths, reporter.device, rungs)).run()
     return checkpoints.latest(folder / "checkpoints")
+
+
+def rung_report(step: int, scores: Mapping[str, float] | None, seconds: float) -> dict[str, Any]:
+    """What a trial reports at a rung: scores by benchmark in percent, and the seconds that taking them took."""
+    return {PHASE: "rung", "step": step, "scores": dict(scores or {}), "seconds": seconds}
+
+
+def looks(settings: TrialSettings, paths: Paths, device: torch.device, rungs: Mapping[str, Any] | None) -> Rungs | None:
+    """The looks that early stopping takes at an encoder on the way, from the trial's configuration."""
+    if rungs is None:
+        return None
+    probes = RungProbes.model_validate(rungs["probes"])
+
+    def look(state: Mapping[str, Any]) -> dict[str, float]:
+        return rung_scores(encoder_of(settings, state), settings, paths, device, probes)
+
+    return Rungs(tuple(rungs["steps"]), look)
 
 
 class _Notice:
@@ -121,7 +149,9 @@ class _Notice:
         return self._node in ray_state.get_draining_nodes()
 
 
-def pretrain_on_train(settings: TrialSettings, paths: Paths, folder: Place) -> Place:
+def pretrain_on_train(
+    settings: TrialSettings, paths: Paths, folder: Place, rungs: Mapping[str, Any] | None = None
+) -> Place:
     """Train with Ray Train's worker group inside a Tune trial; a lost worker resumes from the last checkpoint.
 
     Raises:
@@ -143,6 +173,7 @@ def pretrain_on_train(settings: TrialSettings, paths: Paths, folder: Place) -> P
             "folder": str(folder),
             "data": str(paths.data),
             "cache": str(paths.cache),
+            "rungs": rungs,
         },
         scaling_config=ScalingConfig(
             num_workers=r.workers,
@@ -171,7 +202,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
     settings = TrialSettings.model_validate_json(config["settings"])
     with compute_threads(int(settings.resources.cpus_per_worker)):
         reporter = TrainReporter(settings, Place.at(config["folder"]))
-        Trainer(settings, Paths(Path(config["data"]), Path(config["cache"])), reporter).run()
+        paths = Paths(Path(config["data"]), Path(config["cache"]))
+        Trainer(settings, paths, reporter, looks(settings, paths, reporter.device, config["rungs"])).run()
 
 
 class TrainReporter:
@@ -213,6 +245,12 @@ class TrainReporter:
         with tempfile.TemporaryDirectory() as temporary:
             save(Path(temporary))
             report(content, checkpoint=Checkpoint.from_directory(temporary))
+
+    def rung(self, step: int, scores: Mapping[str, float] | None, seconds: float) -> None:
+        """Report on every rank; Train passes on what rank 0 says."""
+        from ray.train import report
+
+        report(rung_report(step, scores, seconds))
 
     def leaving(self) -> bool:
         """Whether Train heard that a worker's node was told to go; the workers agree on the answer."""

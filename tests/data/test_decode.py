@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,8 @@ from equipoise.data.decode import (
     uniform_indices,
 )
 from equipoise.data.miniature import encode_video
+
+Encode = Callable[..., bytes]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +48,19 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return name
 
 
-def test_decord_is_used_where_it_is_installed() -> None:
+def test_pyav_decodes_unless_the_environment_asks_for_decord(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EQUIPOISE_DECODER", raising=False)
+    assert decoder_name() == "pyav"
+    monkeypatch.setenv("EQUIPOISE_DECODER", "ffmpeg")
+    with pytest.raises(ValueError, match="EQUIPOISE_DECODER is 'ffmpeg'; use one of pyav, decord"):
+        decoder_name()
+    monkeypatch.setenv("EQUIPOISE_DECODER", "decord")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="'decord', which is not installed here"):
+        decoder_name()
+    monkeypatch.undo()
     pytest.importorskip("decord")
+    monkeypatch.setenv("EQUIPOISE_DECODER", "decord")
     assert decoder_name() == "decord"
 
 
@@ -68,6 +85,104 @@ def test_chosen_frames_equal_those_of_the_whole(decoder: str, video: Path) -> No
 def test_both_decoders_agree(video: Path) -> None:
     pytest.importorskip("decord")
     np.testing.assert_array_equal(module._decode_decord(video, None), module._decode_pyav(video, None))
+
+
+@pytest.mark.parametrize(("codec", "container"), [("libx264", "matroska"), ("libvpx-vp9", "webm"), ("mpeg4", "avi")])
+def test_both_decoders_agree_on_other_formats(codec: str, container: str, tmp_path: Path, encode: Encode) -> None:
+    pytest.importorskip("decord")
+    path = tmp_path / "clip"
+    path.write_bytes(encode(container=container, codec=codec, frames=21))
+    whole = module._decode_pyav(path, None)
+    assert whole.shape == (21, 64, 96, 3)
+    np.testing.assert_array_equal(module._decode_decord(path, None), whole)
+    small, same = (f(path, [3, 20, 3], 32) for f in (module._decode_pyav, module._decode_decord))
+    assert small.shape == same.shape == (3, 32, 48, 3)
+    np.testing.assert_array_equal(small, same)
+    np.testing.assert_array_equal(small[0], small[2])
+    pillow = np.asarray(Image.fromarray(whole[20]).resize((48, 32), Image.Resampling.BILINEAR))
+    error = np.abs(small[1].astype(int) - pillow)
+    assert error.mean() < 1.5  # rounding at other places
+    assert np.quantile(error, 0.98) <= 6  # and other weights at the edges
+
+
+@pytest.mark.parametrize("size", [(48, 32), (16, 16), (2, 2), (130, 18), (66, 50)])
+def test_any_frame_size_is_decoded(size: tuple[int, int], tmp_path: Path, encode: Encode) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(encode(width=size[0], height=size[1], frames=5))
+    assert decode(path, "video").shape == (5, size[1], size[0], 3)
+
+
+def test_scaling_while_decoding(decoder: str, video: Path, tmp_path: Path) -> None:
+    whole = decode(video, "video").astype(float)
+    small = decode(video, "video", short_side=32)
+    assert small.shape == (16, 32, 32, 3)
+    blocks = whole.reshape(16, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    assert np.abs(small - blocks).mean() < 4
+    Image.fromarray(whole[0, :, :32].astype(np.uint8)).save(tmp_path / "tall.png")
+    assert decode(tmp_path / "tall.png", "image", short_side=16).shape == (1, 32, 16, 3)
+    with pytest.raises(ValueError, match="short_side is 0"):
+        decode(video, "video", short_side=0)
+
+
+def test_every_frame_counts_once_where_packets_do_not(tmp_path: Path, encode: Encode) -> None:
+    """Frames are numbered by what the decoder gives, also where they come late or at odd times."""
+    times = np.cumsum(np.random.default_rng(0).integers(1, 400, 20))
+    path = tmp_path / "uneven.mp4"
+    path.write_bytes(encode(times=times.tolist()))
+    regular = tmp_path / "even.mp4"
+    regular.write_bytes(encode())
+    found = decode(path, "video")
+    assert found.shape == decode(regular, "video").shape
+    np.testing.assert_array_equal(decode(path, "video", frame_indices=[19, 0]), found[[19, 0]])
+
+
+def test_what_is_no_file_is_refused_in_words(tmp_path: Path, encode: Encode) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    jpeg = tmp_path / "picture.mp4"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(jpeg, "JPEG")
+    for path, reason in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "pipe.mp4", "a pipe"),
+        (tmp_path / "loop.mp4", "Too many levels of symbolic links"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "a\0b.mp4", "null"),
+        (tmp_path / "gone" / "a.mp4", "no such file"),
+        (jpeg, "a still image"),
+    ):
+        with pytest.raises(DecodeError, match=reason):
+            decode(path, "video")
+    with pytest.raises(DecodeError, match="it is a folder"):
+        decode(tmp_path, "image")
+
+
+def test_titles_in_another_encoding_do_not_matter(tmp_path: Path, encode: Encode) -> None:
+    content = encode(title="a plain title")
+    assert content.count(b"plain title") == 1
+    path = tmp_path / "latin.mp4"
+    path.write_bytes(content.replace(b"plain title", b"pl\xe4in t\xeftle"))
+    assert decode(path, "video").shape == (20, 64, 96, 3)
+
+
+def test_frames_larger_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: Encode) -> None:
+    monkeypatch.setattr(module, "_MOST_PIXELS", 64 * 96 - 1)
+    (tmp_path / "a.mp4").write_bytes(encode())
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "a.png")
+    for name, kind in (("a.mp4", "video"), ("a.png", "image")):
+        with pytest.raises(DecodeError, match="its frames of 96x64 px are larger than"):
+            decode(tmp_path / name, kind)
+
+
+def test_a_file_that_changes_while_it_is_read(video: Path) -> None:
+    def choose(available: int) -> np.ndarray:
+        content = video.read_bytes()
+        thread = threading.Thread(target=video.write_bytes, args=(content + b"more",))
+        thread.start()
+        thread.join()
+        return np.arange(available)
+
+    with pytest.raises(DecodeError, match="the file changed while it was read"):
+        decode(video, "video", frame_indices=choose)
 
 
 def test_a_frame_beyond_the_end(decoder: str, video: Path) -> None:

@@ -155,6 +155,9 @@ def check_books() -> CheckBooks:
     return _check_books
 
 
+TOLD = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
 def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
     ledger = Ledger(home.folder(name) / "ledger.db")
     rows = ledger.rows()
@@ -167,7 +170,7 @@ def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
     for row in searched:
         assert row.optuna_number is not None
         trial = told[row.optuna_number]
-        assert trial.state == (TrialState.COMPLETE if row.status == "finished" else TrialState.FAIL)
+        assert trial.state == TOLD[row.status]
         if row.status == "finished":
             assert row.result is not None
             assert trial.values == list(row.result["accuracies"].values())
@@ -176,7 +179,7 @@ def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
     for row in rows:
         run = runs[row.key]
         assert run.info.run_id == row.run_id
-        assert run.info.status == {"finished": "FINISHED", "failed": "FAILED"}[row.status]
+        assert run.info.status == {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}[row.status]
         assert set(RECORDS) <= set(run.data.params)
         if row.status == "finished":
             assert row.result is not None

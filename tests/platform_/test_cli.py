@@ -123,7 +123,7 @@ def write(path: Path, content: Any) -> Path:
         ({"objectives": {"motion_guided": {"low": 0.5, "high": 2}}}, "at most 1"),
         ({"trails": 3}, "did you mean 'trials'?"),
         ({"trials": 0}, "greater than or equal to 1"),
-        ({"sampler": "tpee"}, "'tpe', 'nsga2' or 'random'"),
+        ({"sampler": "tpee"}, "'tpe', 'nsga2', 'nsga3', 'gp', 'botorch', 'random' or 'qmc'"),
         ({"start": ["fwm"]}, "which the search space does not name"),
         ({"control_seeds": []}, "refuse_controls"),
     ],

@@ -63,7 +63,10 @@ def objectives(**change: Any) -> dict[str, Any]:
         ({"start": ["fwm"]}, "start variant 'fwm' uses static_appearance, which the search space does not name"),
         ({"start": ["hw", "hww"]}, "unknown variant 'hww'; did you mean 'hw'?"),
         ({"trials": 0}, "trials is 0"),
-        ({"sampler": "cma"}, "sampler is 'cma': input should be 'tpe', 'nsga2' or 'random'"),
+        (
+            {"sampler": "cma"},
+            "sampler is 'cma': input should be 'tpe', 'nsga2', 'nsga3', 'gp', 'botorch', 'random' or 'qmc'",
+        ),
         ({"control_seeds": []}, "no control_seeds: a study without controls cannot be read; to insist, set refuse"),
         ({"control_seeds": [1, 1]}, "[1, 1] given; expected different seeds, none negative"),
         ({"name": "my study"}, "name is 'my study'"),

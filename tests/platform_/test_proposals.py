@@ -17,8 +17,8 @@ from equipoise.platform.proposals import (
     Proposal,
     SearchStore,
     describe,
-    make_sampler,
 )
+from equipoise.platform.samplers import make_sampler
 from equipoise.platform.settings import ObjectiveSetting, Variant, parse
 
 BENCHMARKS = ("dive", "ssv2", "in")

@@ -32,7 +32,7 @@ from equipoise.platform import cli, study
 from equipoise.platform.checkpoint import RECORD, STATE, load
 from equipoise.platform.conclude import conclude_study
 from equipoise.platform.definitions import AblationDefinition, SweepDefinition
-from equipoise.platform.engine import Director
+from equipoise.platform.director import Director
 from equipoise.platform.errors import StorageError, StudyError
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.proposals import OptunaProposer, SearchStore

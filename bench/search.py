@@ -1,0 +1,262 @@
+"""Does the search find good mixes with less training? Collects real trials, and replays searches on what they teach.
+
+    python bench/search.py collect DATA CACHE --minutes 60
+    python bench/search.py replay raw.jsonl
+    python bench/search.py report raw.jsonl --write bench/search.md
+
+``collect`` trains short miniature trials one after the other and appends each to ``bench/search_trials.parquet``: the
+weights, scores at three rungs, final scores. It may be stopped and started again at any time. ``replay`` runs whole
+searches through the project's own proposer and early stopping on worlds without training: a surrogate fitted to the
+collected trials, and test functions whose front is known. ``report`` makes tables and a picture of what they came to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from search_replay import Strategy, replayed
+from search_report import report
+from search_worlds import Collected, Surrogate, TestFunction
+from torch import Tensor
+
+from equipoise.models.encoder import VideoEncoder
+from equipoise.platform import checkpoint
+from equipoise.platform.definitions import load_sweep
+from equipoise.platform.evaluation import extract, frozen_encoder, score, untrained_encoder
+from equipoise.platform.halving import EarlyStopping, RungProbes, SeedFidelity
+from equipoise.platform.halving_scores import encoder_of, items_of, rung_scores
+from equipoise.platform.mix import load_variant, resolve, variants
+from equipoise.platform.settings import RECORDS, ObjectiveSetting, TrialSettings, Variant, load_preset, load_regime
+from equipoise.platform.training import LocalReporter, Paths, Rungs, Trainer, open_cache
+
+TRIALS = Path(__file__).parent / "search_trials.parquet"
+STEPS = 300
+RUNGS = (STEPS // 8, STEPS // 4, STEPS // 2)
+PROBES = RungProbes(items=900, epochs=20)
+CPU = torch.device("cpu")
+REPEATED = ("baseline", "random_init", "hw", "fwm_hw_ld", "mix-000", "mix-001", "mix-002", "mix-003", "mix-004")
+
+
+def drawn(number: int) -> Variant:
+    """A random point of the shipped search space."""
+    stream = np.random.default_rng([20260, number])
+    chosen: dict[str, ObjectiveSetting] = {}
+    for name, r in load_sweep("quickstart", {}).objectives.items():
+        on, place = stream.random(2)
+        if on >= r.off_probability:
+            chosen[name] = ObjectiveSetting(weight=float(r.low * (r.high / r.low) ** place))
+    return Variant(description="drawn", objectives=chosen)
+
+
+def plan() -> Iterator[tuple[str, Variant, int]]:
+    """Trials in the order in which they are worth most: controls, then random points, published mixes and repeats."""
+    published = [n for n, v in variants().items() if v.teacher == "ema" and v.objectives]
+    for seed, name in itertools.product((0, 1), ("baseline", "random_init")):
+        yield name, load_variant(name), seed
+    points = ((f"mix-{k:03d}", drawn(k), 0) for k in itertools.count())
+    known = iter([(n, load_variant(n), 0) for n in dict.fromkeys(published)])
+    again = ((n, s) for s in (1, 2, 3) for n in REPEATED if (n, s) not in {("baseline", 1), ("random_init", 1)})
+    for point in points:
+        yield point
+        yield next(points)
+        yield next(points)
+        if (one := next(known, None)) is not None:
+            yield one
+        if (two := next(again, None)) is not None:
+            name, seed = two
+            yield name, drawn(int(name[4:])) if name.startswith("mix-") else load_variant(name), seed
+
+
+def ridge(features: Tensor, labels: Tensor, classes: int) -> float:
+    """Leave-one-out accuracy in percent of ridge regression on all features, the best of five strengths by error."""
+    x = features.flatten(1)
+    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
+    kernel = (x @ x.T / x.shape[1]).double()
+    target = torch.nn.functional.one_hot(labels, classes).double()
+    values, vectors = torch.linalg.eigh(kernel)
+    found = []
+    for strength in (0.01, 0.03, 0.1, 0.3, 1.0):
+        hat = (vectors * (values / (values + strength * len(x) / 100))) @ vectors.T
+        left = (target - hat @ target) / (1 - hat.diagonal())[:, None]
+        right = ((target - left).argmax(1) == labels).double().mean()
+        found.append((float((left**2).mean()), 100 * float(right)))
+    return min(found)[1]
+
+
+def ridge_scores(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
+    """A closed-form alternative to the probes of a rung, on the same items."""
+    found = {}
+    for name in settings.scored:
+        benchmark = settings.regime.benchmarks[name]
+        cache = open_cache(settings, paths, benchmark.train)
+        rows, _ = items_of(len(cache), PROBES.items)
+        model = settings.preset.model
+        pooled = benchmark.pooling == "linear"
+        features = extract(
+            encoder,
+            cache,
+            frames=model.frames,
+            size=model.size,
+            pooled=pooled,
+            device=CPU,
+            repeat_stills=resolve(settings).images == "repeat",
+            rows=rows,
+        )
+        found[name] = ridge(features, torch.from_numpy(np.array(cache.labels)[rows]), len(cache.classes))
+    return found
+
+
+def run_trial(name: str, variant: Variant, seed: int, paths: Paths) -> dict[str, Any]:
+    """Train one short trial, look at it at the rungs, score it at its end; one row of the table."""
+    preset = load_preset("nano", [f"optimisation.steps={STEPS}", f"checkpoint_every={STEPS}"])
+    settings = TrialSettings(
+        variant_name=name, variant=variant, seed=seed, preset=preset, regime=load_regime("miniature")
+    )
+    on = variant.objectives
+    row: dict[str, Any] = {
+        "variant": name,
+        "seed": seed,
+        "steps": STEPS,
+        "items": PROBES.items,
+        "epochs": PROBES.epochs,
+    }
+    row |= {f"w.{k}": on[k].weight if k in on else 0.0 for k in RECORDS}
+
+    def look(state: Any) -> dict[str, float]:
+        encoder = encoder_of(settings, state)
+        closed = {f"ridge {k}": v for k, v in ridge_scores(encoder, settings, paths).items()}
+        return rung_scores(encoder, settings, paths, CPU, PROBES) | closed
+
+    def note(step: int, scores: Any, seconds: float) -> None:
+        row.update({f"{k}@{step}": v for k, v in scores.items()} | {f"seconds@{step}": seconds})
+
+    began = time.process_time()
+    last: dict[str, float] = {}
+    if variant.untrained:
+        encoder = untrained_encoder(settings)
+        for step in RUNGS:
+            note(step, look_untrained(encoder, settings, paths), 0.0)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            reporter = LocalReporter(Path(folder), last.update, CPU, on_rung=note)
+            Trainer(settings, paths, reporter, Rungs(RUNGS, look)).run()
+            encoder = frozen_encoder(checkpoint.load(Path(folder)))
+    trained = time.process_time()
+    row |= {r.benchmark: r.accuracy for r in score(encoder, settings, paths, CPU)}
+    row |= {f"ridge {k}": v for k, v in ridge_scores(encoder, settings, paths).items()}
+    row |= {"effective_rank": last.get("effective_rank", float("nan")), "train_s": trained - began}
+    return row | {"score_s": time.process_time() - trained}
+
+
+def look_untrained(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
+    """What every rung of an untrained encoder shows."""
+    closed = {f"ridge {k}": v for k, v in ridge_scores(encoder, settings, paths).items()}
+    return rung_scores(encoder, settings, paths, CPU, PROBES) | closed
+
+
+def append(row: dict[str, Any], path: Path) -> None:
+    """Add a row to the table; a reader sees the old file or the new one."""
+    rows = pq.read_table(path).to_pylist() if path.is_file() else []
+    part = path.with_suffix(".part")
+    pq.write_table(pa.Table.from_pylist([*rows, row]), part)
+    os.replace(part, path)
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Train and append trials that are not in the table yet, until the time is up."""
+    torch.set_num_threads(1)
+    path: Path = args.trials
+    there = {(r["variant"], r["seed"]) for r in pq.read_table(path).to_pylist()} if path.is_file() else set()
+    began = time.monotonic()
+    for name, variant, seed in plan():
+        if time.monotonic() - began > 60 * args.minutes:
+            return
+        if (name, seed) in there:
+            continue
+        row = run_trial(name, variant, seed, Paths(args.data, args.cache))
+        append(row, path)
+        shown = [f"{row[b]:.1f}" for b in ("mini_dive", "mini_ssv2", "mini_in")]
+        print(name, seed, *shown, f"{row['train_s']:.0f} s {row['score_s']:.0f} s", file=sys.stderr, flush=True)
+
+
+STOPPING = {
+    "stop": EarlyStopping(),
+    "hypervolume": EarlyStopping(tie_break="hypervolume"),
+    "early": EarlyStopping(rungs=2),
+    "half": EarlyStopping(rungs=2, reduction_factor=2.0),
+}
+
+
+def strategies(names: Sequence[str]) -> list[Strategy]:
+    """What is compared: samplers, each perhaps with a way to stop early and with repeats, ``tpe+stop+seeds``."""
+    found = []
+    for name in names:
+        sampler, *more = name.split("+")
+        stopping = next((STOPPING[word] for word in more if word in STOPPING), None)
+        found.append(Strategy(sampler, stopping, SeedFidelity() if "seeds" in more else None))
+    return found
+
+
+def replay(args: argparse.Namespace) -> None:
+    """Replay searches, and append each to a file of JSON lines; what is there is not done again."""
+    torch.set_num_threads(1)
+    lines = [json.loads(line) for line in args.raw.read_text().splitlines()] if args.raw.is_file() else []
+    there = {(r["world"], r["strategy"], r["seed"]) for r in lines}
+    collected = Collected(args.trials) if "surrogate" in args.worlds else None
+    for seed, world, strategy in itertools.product(
+        range(args.first, args.first + args.repetitions), args.worlds, strategies(args.strategies)
+    ):
+        if (world, strategy.name, seed) in there:
+            continue
+        made = Surrogate(collected, seed) if collected is not None and world == "surrogate" else None
+        record = {"world": world, **replayed(made or TestFunction(world, seed), strategy, seed, args.budget)}
+        with args.raw.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(world, strategy.name, seed, f"{record['trials']} trials", f"{record['seconds']:.0f} s", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Collect trials, replay searches.")
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("collect", help="train short miniature trials")
+    one.add_argument("data", type=Path, help="folder of the regime's manifests")
+    one.add_argument("cache", type=Path, help="folder of the clip caches")
+    one.add_argument("--minutes", type=float, default=60.0)
+    one.add_argument("--trials", type=Path, default=TRIALS)
+    one.set_defaults(call=collect)
+    two = commands.add_parser("replay", help="replay searches")
+    two.add_argument("raw", type=Path, help="file of JSON lines to append to")
+    two.add_argument("--worlds", nargs="+", default=["surrogate", "dtlz2", "dtlz7"])
+    two.add_argument(
+        "--strategies",
+        nargs="+",
+        default=["random", "random+stop", "tpe", "tpe+stop", "tpe+early", "tpe+stop+seeds", "nsga2", "nsga3", "qmc"],
+    )
+    two.add_argument("--repetitions", type=int, default=30)
+    two.add_argument("--first", type=int, default=0, help="seed of the first repetition")
+    two.add_argument("--budget", type=float, default=100.0, help="trainings' worth of steps")
+    two.add_argument("--trials", type=Path, default=TRIALS)
+    two.set_defaults(call=replay)
+    three = commands.add_parser("report", help="tables and a picture of replayed searches")
+    three.add_argument("raw", type=Path)
+    three.add_argument("--write", type=Path, help="Markdown to write; its picture goes beside it")
+    three.set_defaults(call=report)
+    args = parser.parse_args()
+    args.call(args)
+
+
+if __name__ == "__main__":
+    main()

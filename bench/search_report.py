@@ -1,0 +1,126 @@
+"""Tables and a picture of replayed searches: hypervolume against training steps, with intervals over repetitions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+GRID = 400  # points of the budget axis
+DRAWS = 1000  # of the bootstrap over repetitions
+AGAINST = "random"
+
+
+def curves(records: list[dict[str, Any]], best: Mapping[int, float], grid: Array) -> dict[int, Array]:
+    """By repetition, the hypervolume ``[grid]`` of the front that the search would report at each budget.
+
+    Repetitions have worlds of their own, so each is a share of the best that any strategy came to there.
+    """
+    found = {}
+    for record in sorted(records, key=lambda r: int(r["seed"])):
+        steps, volumes = np.array([(0.0, 0.0), *record["curve"]]).T
+        found[record["seed"]] = volumes[np.searchsorted(steps, grid, side="right") - 1] / best[record["seed"]]
+    return found
+
+
+def reach(mean: Array, goal: float, grid: Array) -> float:
+    """Share of the budget from which on a mean curve stays at or above a goal; infinite where it ends below."""
+    below = np.flatnonzero(mean < goal)
+    if len(below) == 0:
+        return 0.0
+    return float(grid[below[-1] + 1] / grid[-1]) if below[-1] + 1 < len(grid) else float("inf")
+
+
+def table(world: str, by_name: Mapping[str, dict[int, Array]], grid: Array, counts: Mapping[str, str]) -> list[str]:
+    """One row per strategy, against random search without early stopping in the same repetitions."""
+    rows = [
+        f"### {world}: {len(by_name[AGAINST])} repetitions, a budget of {grid[-1]:.0f} trainings",
+        "",
+        "| strategy | trials (stopped, repeats) | hypervolume at a third of the budget | at the end "
+        "| gain over random at the end | share of the budget to random's end | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    third = int(np.searchsorted(grid, grid[-1] / 3))
+    for name, by_seed in by_name.items():
+        seeds = sorted(set(by_seed) & set(by_name[AGAINST]))
+        found, random = (np.stack([volumes[s] for s in seeds]) for volumes in (by_seed, by_name[AGAINST]))
+        share = reach(found.mean(0), float(random[:, -1].mean()), grid)
+        cells = [name, counts[name], _interval(found[:, third]), _interval(found[:, -1]), "", _share(share), ""]
+        if name != AGAINST:
+            # The same repetitions are drawn for both: their worlds are the same.
+            drawn = np.random.default_rng(0).integers(len(seeds), size=(DRAWS, len(seeds)))
+            shares = [reach(found[d].mean(0), float(random[d, -1].mean()), grid) for d in drawn]
+            low, high = np.quantile(shares, [0.025, 0.975], method="nearest")
+            p = stats.mannwhitneyu(found[:, -1], random[:, -1], alternative="greater").pvalue
+            cells[-3:] = [_interval(found[:, -1] - random[:, -1])]
+            cells += [f"{_share(share)} ({_share(float(low))} to {_share(float(high))})", f"{p:.2g}"]
+        if len(seeds) < len(by_name[AGAINST]):
+            cells[0] += f" ({len(seeds)} repetitions)"
+        rows.append("| " + " | ".join(cells) + " |")
+    return [*rows, ""]
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "not reached"
+
+
+def _interval(values: Array) -> str:
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return f"{values.mean():.3f} ± {half:.3f}"
+
+
+def report(args: argparse.Namespace) -> None:
+    """Print the tables; with ``--write`` put them after the words of the file, and draw the curves beside it."""
+    records = [json.loads(line) for line in args.raw.read_text().splitlines()]
+    worlds = list(dict.fromkeys(r["world"] for r in records))
+    text: list[str] = []
+    figure, axes = plt.subplots(1, len(worlds), figsize=(5.2 * len(worlds), 4.2), squeeze=False)
+    for world, axis in zip(worlds, axes[0], strict=True):
+        here = [r for r in records if r["world"] == world]
+        by_strategy: dict[str, list[dict[str, Any]]] = {}
+        for r in here:
+            by_strategy.setdefault(r["strategy"], []).append(r)
+        end = min(max(s for s, _ in r["curve"]) for r in here)
+        grid = np.linspace(0, float(np.floor(end)), GRID)
+        best: dict[int, float] = {}
+        for r in here:
+            best[r["seed"]] = max(best.get(r["seed"], 1e-9), max(volume for _, volume in r["curve"]))
+        found = {name: curves(group, best, grid) for name, group in by_strategy.items()}
+        counts = {name: _counts(group) for name, group in by_strategy.items()}
+        text += table(world, found, grid, counts)
+        _draw(axis, world, found, grid)
+    figure.tight_layout()
+    print("\n".join(text))
+    if args.write is not None:
+        figure.savefig(args.write.with_suffix(".png"), dpi=110)
+        before = args.write.read_text().partition("<!-- tables -->")[0] if args.write.is_file() else ""
+        args.write.write_text(f"{before}<!-- tables -->\n\n" + "\n".join(text))
+
+
+def _counts(group: list[dict[str, Any]]) -> str:
+    trials, stopped, repeats = (np.mean([r[k] for r in group]) for k in ("trials", "stopped", "repeats"))
+    return f"{trials:.0f} ({stopped:.0f}, {repeats:.0f})"
+
+
+def _draw(axis: Any, world: str, found: Mapping[str, dict[int, Array]], grid: Array) -> None:
+    for k, (name, by_seed) in enumerate(found.items()):
+        volumes = np.stack(list(by_seed.values()))
+        mean = volumes.mean(0)
+        half = stats.t.ppf(0.975, len(volumes) - 1) * volumes.std(0, ddof=1) / np.sqrt(len(volumes))
+        line = axis.plot(grid, mean, label=name, color=f"C{k % 10}", linestyle="-" if "+" in name else "--")[0]
+        axis.fill_between(grid, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
+    axis.axhline(float(np.mean([v[-1] for v in found[AGAINST].values()])), color="0.6", linewidth=0.8)
+    axis.axvline(grid[-1] / 3, color="0.6", linewidth=0.8, linestyle=":")
+    axis.set(title=world, xlabel="training spent, in whole trainings", ylabel="hypervolume, best of all = 1")
+    axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))
+    axis.legend(fontsize=7)

@@ -1,0 +1,418 @@
+"""Why a search found what it found, and what it would try next.
+
+Three questions beyond importances (:mod:`equipoise.platform.importance`): do two objectives add up, what does a model
+of the finished trials expect of a mix, and what comes next. All are answered from few, noisy trials, so each answer
+carries its interval and says how many trials it rests on.
+
+A mix is seen through its doses: 0 where an objective is off, 1 at the highest weight of its range, and 0.5 at the
+lowest (0 for an objective that is never off), even in the logarithm between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import scipy.stats
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from equipoise.platform.definitions import SweepDefinition
+from equipoise.platform.proposals import OptunaProposer, SearchStore, Snapshot
+from equipoise.platform.samplers import POPULATION, STARTUP, WARM_ATTRIBUTE
+from equipoise.platform.settings import Variant
+from equipoise.platform.space import SearchSpace
+from equipoise.platform.uncertainty import Difference, holm
+
+LEVEL = 0.05
+TOGETHER = 4  # trials that have both of a pair on, below which their interaction is not asked for
+ALONE = 1e-3  # share of a product that the doses must leave unexplained
+SPARE = 5  # trials beyond the parameters of a fit
+FEWEST = 8  # finished trials below which a model only repeats them
+NEAREST = 3
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The finished trials of a search: n trials, p objectives, m benchmarks.
+
+    Attributes:
+        names: of the trials.
+        variants: their mixes.
+        doses: ``[n, p]``.
+        values: ``[n, m]``, accuracies in percent.
+        own: ``[n]`` bool; False where a warm start brought a trial in from an earlier study.
+        objectives: the p names.
+        benchmarks: the m names.
+    """
+
+    names: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    doses: Array
+    values: Array
+    own: NDArray[np.bool_]
+    objectives: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+
+    def only_own(self) -> Finished:
+        """Without the trials of an earlier study."""
+        kept = np.flatnonzero(self.own)
+        return Finished(
+            tuple(self.names[i] for i in kept),
+            tuple(self.variants[i] for i in kept),
+            self.doses[kept],
+            self.values[kept],
+            self.own[kept],
+            self.objectives,
+            self.benchmarks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interaction:
+    """What two objectives do together beyond what each does alone, on one benchmark.
+
+    Attributes:
+        first: an objective.
+        second: another.
+        benchmark: name of the benchmark.
+        estimate: points that the mix with both at their highest weight lies above the sum of both effects alone.
+        low: lower end of the 95 % interval, of this pair alone.
+        high: its upper end.
+        p_adjusted: Holm's, over the pairs of the benchmark.
+        together: trials that have both on.
+        trials: trials the fit rests on.
+    """
+
+    first: str
+    second: str
+    benchmark: str
+    estimate: float
+    low: float
+    high: float
+    p_adjusted: float
+    together: int
+    trials: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more than chance."""
+        return self.p_adjusted < LEVEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What the model expects of one run of a mix on one benchmark.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        accuracy: in percent.
+        low: lower end of the interval in which one run lands with 95 %, its noise included.
+        high: its upper end.
+        gain: accuracy above the baseline in points, None where no baseline is known.
+        explained: share of the variance between mixes that the model foretells of trials that it has not seen (leaving
+            out one at a time); at 0 or below it knows no more than their mean.
+    """
+
+    benchmark: str
+    accuracy: float
+    low: float
+    high: float
+    gain: float | None
+    explained: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Next:
+    """What the search would try next, were nothing more to finish.
+
+    Attributes:
+        name: of the trial.
+        variant: the mix.
+        drawn_by: ``start`` (a starting point), ``chance`` (no model yet, or none by choice) or ``model``.
+        why: sentences.
+        expected: by the model, on every benchmark; empty with too few trials.
+        nearest: finished trials next to it: name, distance in doses, accuracies.
+    """
+
+    name: str
+    variant: Variant
+    drawn_by: str
+    why: tuple[str, ...]
+    expected: tuple[Expected, ...]
+    nearest: tuple[tuple[str, float, Mapping[str, float]], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {
+            "name": self.name,
+            "objectives": {k: s.model_dump(mode="json") for k, s in self.variant.objectives.items()},
+            "drawn_by": self.drawn_by,
+            "why": list(self.why),
+            "expected": [asdict(one) for one in self.expected],
+            "nearest": [{"name": n, "distance": d, "accuracies": dict(a)} for n, d, a in self.nearest],
+        }
+
+
+def doses(space: SearchSpace, variant: Variant) -> Array:
+    """``[p]``: how much of every objective of a space a mix has."""
+    found = np.zeros(len(space.objectives))
+    for place, (name, r) in enumerate(space.objectives.items()):
+        setting = variant.objectives.get(name)
+        if setting is not None and setting.weight > 0:
+            height = math.log(setting.weight / r.low) / math.log(r.high / r.low)
+            found[place] = height if r.off_probability == 0 else 0.5 + 0.5 * height
+    return found
+
+
+def finished_of(study: optuna.Study, definition: SweepDefinition, benchmarks: Sequence[str]) -> Finished:
+    """The finished trials of a search, those of a warm start included."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    mixes = tuple(definition.variant(trial.params) for trial in trials)
+    return Finished(
+        tuple(_name(trial) for trial in trials),
+        mixes,
+        np.array([doses(definition, mix) for mix in mixes]).reshape(len(trials), len(definition.objectives)),
+        np.array([trial.values for trial in trials]).reshape(len(trials), len(benchmarks)),
+        np.array([WARM_ATTRIBUTE not in trial.user_attrs for trial in trials], dtype=bool),
+        tuple(definition.objectives),
+        tuple(benchmarks),
+    )
+
+
+def _name(trial: FrozenTrial) -> str:
+    attributes = trial.user_attrs
+    return str(attributes.get("start") or attributes.get(WARM_ATTRIBUTE) or f"mix-{trial.number:03d}")
+
+
+# ---- do two objectives add up?
+
+
+def interactions(found: Finished) -> list[Interaction]:
+    """Interactions of all pairs that enough trials have on together, the least likely to be chance first.
+
+    For each pair and benchmark, a linear fit to all doses and the pair's product, by ordinary least squares; the
+    product's coefficient with Student's interval. A pair whose product the other doses nearly make up is left out.
+    """
+    n, p = found.doses.shape
+    if n < p + 2 + SPARE:
+        return []
+    left, sizes, _ = np.linalg.svd(np.column_stack([np.ones(n), found.doses]), full_matrices=False)
+    span = left[:, sizes / sizes[0] > 1e-10]
+    products: dict[tuple[int, int], Array] = {}
+    for i, j in itertools.combinations(range(p), 2):
+        product = found.doses[:, i] * found.doses[:, j]
+        rest = product - span @ (span.T @ product)
+        if (product > 0).sum() >= TOGETHER and rest @ rest > ALONE * (product @ product):
+            products[i, j] = rest
+    kept: list[Interaction] = []
+    for place, benchmark in enumerate(found.benchmarks):
+        values = found.values[:, place] - span @ (span.T @ found.values[:, place])
+        named = {pair: _coefficient(rest, values, n - span.shape[1] - 1, benchmark) for pair, rest in products.items()}
+        for (i, j), one in zip(named, holm(list(named.values())), strict=True):
+            kept.append(
+                Interaction(
+                    first=found.objectives[i],
+                    second=found.objectives[j],
+                    benchmark=benchmark,
+                    estimate=one.estimate,
+                    low=one.low,
+                    high=one.high,
+                    p_adjusted=1.0 if one.p_adjusted is None else one.p_adjusted,
+                    together=int(((found.doses[:, i] > 0) & (found.doses[:, j] > 0)).sum()),
+                    trials=n,
+                )
+            )
+    return sorted(kept, key=lambda one: (one.p_adjusted, -abs(one.estimate)))
+
+
+def _coefficient(product: Array, values: Array, free: int, benchmark: str) -> Difference:
+    """Least-squares coefficient of ``product`` [n] in ``values`` [n], both cleared of all else."""
+    size = float(product @ product)
+    estimate = float(product @ values) / size
+    error = values - estimate * product
+    spread = math.sqrt(float(error @ error) / free / size)
+    reach = float(scipy.stats.t.ppf(1 - LEVEL / 2, free)) * spread
+    return Difference(
+        variant="both",
+        against="each alone",
+        benchmark=benchmark,
+        estimate=estimate,
+        low=estimate - reach,
+        high=estimate + reach,
+        level=LEVEL,
+        p_value=float(2 * scipy.stats.t.sf(abs(estimate) / spread, free)) if spread > 0 else 1.0,
+        seeds=(len(values), len(values)),
+        paired_seeds=0,
+        items=None,
+        source="seeds",
+    )
+
+
+# ---- what does a model expect?
+
+
+class Surrogate:
+    """A Gaussian process over doses for one benchmark, with the noise of single runs fitted along.
+
+    Args:
+        doses: ``[n, p]``.
+        values: ``[n]`` accuracies in percent.
+    """
+
+    def __init__(self, doses: Array, values: Array) -> None:
+        kernel = ConstantKernel(1.0, (1e-3, 1e3)) * Matern(1.0, (0.1, 30.0), nu=2.5) + WhiteKernel(0.3, (1e-4, 1e1))
+        self._model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter at its bound: noise alone, or none
+            self._model.fit(doses, values)
+        self._left_out = self._leave_one_out(doses, values)
+
+    def _leave_one_out(self, doses: Array, values: Array) -> float:
+        """Share of variance foretold with each trial left out (Rasmussen and Williams 2006, equation 5.12)."""
+        inverse = np.linalg.inv(self._model.kernel_(doses))
+        centred = (values - values.mean()) / (values.std() or 1.0)
+        errors = (inverse @ centred) / np.diag(inverse)
+        # The mean without the trial is what there is to beat.
+        plain = centred * len(centred) / (len(centred) - 1)
+        total = float(plain @ plain)
+        return 1 - float(errors @ errors) / total if total > 0 else 0.0
+
+    @property
+    def explained(self) -> float:
+        """Share of the variance that it foretells of trials it has not seen."""
+        return self._left_out
+
+    def expects(self, at: Array) -> tuple[float, float]:
+        """Mean and standard deviation of one run at doses ``[p]``, in percent; its noise is included."""
+        mean, spread = self._model.predict(at[None], return_std=True)
+        return float(mean[0]), float(spread[0])
+
+
+def surrogates(found: Finished) -> dict[str, Surrogate]:
+    """A model for every benchmark; none with fewer than ``FEWEST`` finished trials."""
+    if len(found.names) < FEWEST:
+        return {}
+    return {b: Surrogate(found.doses, found.values[:, i]) for i, b in enumerate(found.benchmarks)}
+
+
+# ---- what comes next?
+
+
+def next_trial(
+    definition: SweepDefinition,
+    benchmarks: Sequence[str],
+    store: SearchStore,
+    owner: str,
+    baseline: Mapping[str, float] | None,
+) -> Next:
+    """Ask the sampler what it would draw next, without booking it, and a model what to expect of it.
+
+    Args:
+        definition: the sweep.
+        benchmarks: its objectives, in order.
+        store: where Optuna keeps it; read only.
+        owner: MLflow's parent run of the sweep.
+        baseline: accuracies of the baseline in percent; None where they are not known.
+    """
+    copied = Snapshot(store, definition.name)
+    proposer = OptunaProposer(definition, benchmarks, copied, owner, baseline=lambda: baseline)
+    under_way = len(list(proposer.running()))
+    seen = proposer.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    proposal = proposer.ask(0)
+    found = finished_of(proposer.study, definition, benchmarks)
+    at = doses(definition, proposal.variant)
+    models = surrogates(found)
+    expected = tuple(_expected(b, model, at, baseline) for b, model in models.items())
+    start = proposal.name in definition.starts or not proposal.name.startswith("mix-")
+    drawn_by = "start" if start else _by(definition, len(seen))
+    why = [_source(definition, drawn_by, len(seen), under_way)]
+    why += _reasons(definition, proposal.variant, models, at) + _place(found, at)
+    limits = definition.constraints
+    if limits is not None and baseline is not None:
+        lowest = limits.lowest(baseline)
+        broken = [e.benchmark for e in expected if e.benchmark in lowest and e.accuracy < lowest[e.benchmark]]
+        why += [f"The model expects it to break the constraint on {b}." for b in broken]
+    return Next(
+        name=proposal.name,
+        variant=proposal.variant,
+        drawn_by=drawn_by,
+        why=tuple(why),
+        expected=expected,
+        nearest=_nearest(found, at),
+    )
+
+
+def _expected(benchmark: str, model: Surrogate, at: Array, baseline: Mapping[str, float] | None) -> Expected:
+    mean, spread = model.expects(at)
+    reach = float(scipy.stats.norm.ppf(1 - LEVEL / 2)) * spread
+    gain = None if baseline is None or benchmark not in baseline else mean - baseline[benchmark]
+    return Expected(
+        benchmark=benchmark, accuracy=mean, low=mean - reach, high=mean + reach, gain=gain, explained=model.explained
+    )
+
+
+def _needs(sampler: str) -> int:
+    """Trials that a sampler wants before it goes by what they say; 0 for one that never does."""
+    return {"random": 0, "qmc": 0, "nsga2": POPULATION, "nsga3": POPULATION}.get(sampler, STARTUP)
+
+
+def _by(definition: SweepDefinition, seen: int) -> str:
+    needs = _needs(definition.sampler)
+    return "model" if 0 < needs <= seen else "chance"
+
+
+def _source(definition: SweepDefinition, drawn_by: str, seen: int, under_way: int) -> str:
+    waits = f", with {under_way} trial{'s' if under_way != 1 else ''} under way" if under_way else ""
+    if drawn_by == "start":
+        return "It is a starting point of the search."
+    if drawn_by == "model":
+        return f"Drawn by {definition.sampler} from {seen} finished or stopped trials{waits}."
+    needs = _needs(definition.sampler)
+    if needs == 0:
+        return f"Drawn by {definition.sampler}, which looks at no result."
+    return f"Drawn at random: {definition.sampler} goes by results from {needs} trials on, and has {seen}{waits}."
+
+
+def _reasons(definition: SweepDefinition, variant: Variant, models: Mapping[str, Surrogate], at: Array) -> list[str]:
+    """What the model expects of each objective of the mix: with it against without it."""
+    said = []
+    for place, name in enumerate(definition.objectives):
+        if name not in variant.objectives or not models:
+            continue
+        without = at.copy()
+        without[place] = 0.0
+        parts = [f"{m.expects(at)[0] - m.expects(without)[0]:+.2f} on {b}" for b, m in models.items()]
+        said.append(f"{name} {variant.objectives[name].weight:.3g} in it: expected {', '.join(parts)}.")
+    return said
+
+
+def _place(found: Finished, at: Array) -> list[str]:
+    """Whether the suggestion explores or stays near what is known."""
+    if len(found.names) < 3:
+        return []
+    apart = np.linalg.norm(found.doses[:, None] - found.doses[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    usual = float(np.median(apart.min(axis=0)))
+    near = float(np.linalg.norm(found.doses - at, axis=1).min())
+    word = "farther from" if near > 1.25 * usual else "nearer to" if near < 0.8 * usual else "as far from"
+    said = f"It lies {word} the nearest finished mix {'as' if word == 'as far from' else 'than'} such mixes lie from"
+    return [f"{said} each other (distance in doses {near:.2f}, usually {usual:.2f})."]
+
+
+def _nearest(found: Finished, at: Array) -> tuple[tuple[str, float, Mapping[str, float]], ...]:
+    away = np.linalg.norm(found.doses - at, axis=1)
+    return tuple(
+        (found.names[i], float(away[i]), dict(zip(found.benchmarks, found.values[i].tolist(), strict=True)))
+        for i in np.argsort(away, kind="stable")[:NEAREST]
+    )

@@ -1,0 +1,211 @@
+"""A search explained for the eye, and for the record: sentences and tables on the terminal, a picture, JSON."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from equipoise.platform.definitions import SweepDefinition
+from equipoise.platform.errors import StudyError
+from equipoise.platform.explain import FEWEST, SPARE, Finished, Interaction, Next, finished_of, interactions, next_trial
+from equipoise.platform.importance import Importance, ImportanceError, search_importance
+from equipoise.platform.plot_slices import MOST_SLICES, plot_slices
+from equipoise.platform.proposals import Snapshot, describe
+from equipoise.platform.record import definition_of
+from equipoise.platform.settings import parse
+from equipoise.platform.tracking import RESULT_TAG, TrackingError
+
+if TYPE_CHECKING:
+    from equipoise.platform.study import Home  # brings Ray along, which reading does not need
+
+RECORD, PICTURE = "explain.json", "slices.png"
+MOST_PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known about a search.
+
+    Attributes:
+        study: its name.
+        finished: its finished trials.
+        importance: of the objectives, by benchmark and evaluator.
+        interactions: of pairs, the least likely to be chance first.
+        next: what it would try next.
+        picture: the slices; None with no finished trial.
+        notes: what could not be said, and why.
+    """
+
+    study: str
+    finished: Finished
+    importance: tuple[Importance, ...]
+    interactions: tuple[Interaction, ...]
+    next: Next
+    picture: Path | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {
+            "study": self.study,
+            "finished": {"own": int(self.finished.own.sum()), "earlier": int((~self.finished.own).sum())},
+            "importance": [{**asdict(one), "clear": list(one.clear)} for one in self.importance],
+            "interactions": [{**asdict(one), "clear": one.clear} for one in self.interactions],
+            "next": self.next.to_dict(),
+            "slices": None if self.picture is None else str(self.picture),
+            "notes": list(self.notes),
+        }
+
+
+def explain_search(study: str, home: Home, out: Path | None = None) -> Explanation:
+    """Explain a search, draw its slices, and log both to its parent run.
+
+    Args:
+        study: its name or MLflow run id.
+        home: where it was written.
+        out: the picture; None for ``slices.png`` in the study's folder, or here where that is on another machine.
+
+    Raises:
+        TrackingError: no such study.
+        StudyError: it is no search, or Optuna's record of it is not at hand.
+    """
+    tracker = home.tracker()
+    parent = tracker.study_run(study)
+    name = parent.data.tags[RESULT_TAG]
+    asked = definition_of(tracker, parent)
+    if "sampler" not in asked:
+        raise StudyError(
+            f"study {name!r} compares named mixes and searched nothing to explain: equipoise front and equipoise "
+            "report show what each does"
+        )
+    if home.optuna_storage is None and not (home.folder(name) / "optuna.journal").is_file():
+        raise StudyError(
+            f"the record of the search {name!r} (Optuna's storage) is not in {home.folder(name)}: name it with "
+            "--optuna-storage, or give the home that ran it with --home"
+        )
+    definition = parse(SweepDefinition, asked, f"the definition of study {name}")
+    benchmarks: list[str] = json.loads(parent.data.tags["benchmarks"])
+    store = home.search_store(name)
+    copied = optuna.load_study(study_name=name, storage=Snapshot(store, name).open())
+    found = finished_of(copied, definition, benchmarks)
+    baseline = _baseline(tracker, parent.info.run_id)
+    notes: list[str] = []
+    shares = _importance(copied, benchmarks, notes)
+    pairs = interactions(found.only_own())
+    if not pairs:
+        needs = len(found.objectives) + 2 + SPARE
+        notes.append(
+            f"No interactions: for {len(found.objectives)} objectives they need {needs} finished trials (there are "
+            f"{int(found.own.sum())}), and pairs that several trials have on together."
+        )
+    if len(found.names) < FEWEST:
+        notes.append(f"No expectations: a model needs {FEWEST} finished trials, there are {len(found.names)}.")
+    coming = next_trial(definition, benchmarks, store, parent.info.run_id, baseline)
+    picture = None
+    if found.names:
+        folder = home.folder(name)
+        picture = plot_slices(
+            found,
+            definition.objectives,
+            out or (folder if folder.is_dir() else Path.cwd()) / PICTURE,
+            f"Study {name}: weights against accuracies",
+            objectives=_telling(shares),
+            baseline=baseline,
+        )
+        if len(found.objectives) > MOST_SLICES:
+            notes.append(f"The picture has {MOST_SLICES} of {len(found.objectives)} objectives.")
+    made = Explanation(name, found, tuple(shares), tuple(pairs), coming, picture, tuple(notes))
+    with tempfile.TemporaryDirectory() as temporary:
+        record = Path(temporary) / RECORD
+        record.write_text(json.dumps(made.to_dict(), indent=1))
+        tracker.artifacts(parent.info.run_id, record)
+    if picture is not None:
+        tracker.artifacts(parent.info.run_id, picture)
+    return made
+
+
+def _baseline(tracker: Any, parent: str) -> Mapping[str, float] | None:
+    try:
+        return tracker.result_table(parent).mean_of("baseline") or None
+    except TrackingError:
+        return None
+
+
+def _importance(study: optuna.Study, benchmarks: list[str], notes: list[str]) -> list[Importance]:
+    try:
+        return search_importance(study, benchmarks)
+    except ImportanceError as error:
+        notes.append(f"No importances: {error}.")
+        return []
+
+
+def _telling(shares: list[Importance]) -> list[str] | None:
+    """Objectives by their largest share on any benchmark; None where there are no shares."""
+    largest: dict[str, float] = {}
+    for one in shares:
+        for name, share in one.shares.items():
+            largest[name] = max(share, largest.get(name, 0.0))
+    return sorted(largest, key=lambda name: -largest[name]) or None
+
+
+def show_explanation(found: Explanation, console: Console) -> None:
+    """Print what matters, what does not add up, and what comes next."""
+    own, earlier = int(found.finished.own.sum()), int((~found.finished.own).sum())
+    head = f"Search {found.study}: {own} finished trials" + (f", {earlier} of an earlier study" if earlier else "")
+    console.print(head, style="bold", highlight=False)
+    for one in found.importance:
+        top = ", ".join(f"{name} {share:.0%}" for name, share in list(one.shares.items())[:3])
+        clear = f"above chance: {', '.join(one.clear)}" if one.clear else "none stands out from chance"
+        console.print(f"{one.benchmark} ({one.evaluator}): {top}; {clear}", highlight=False, soft_wrap=True)
+    if found.interactions:
+        console.print("Pairs, beyond the sum of each alone, both at their highest weight:", highlight=False)
+        console.print(_pairs(found))
+        console.print("bold: more than chance (Holm over a benchmark's pairs)", style="dim", highlight=False)
+    _show_next(found.next, console)
+    for note in found.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+    if found.picture is not None:
+        console.print(f"Plot: {found.picture}", highlight=False, soft_wrap=True)
+
+
+def _pairs(found: Explanation) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
+    for name in ("pair", "benchmark", "points", "95 % interval", "trials with both"):
+        table.add_column(name, justify="left" if name in ("pair", "benchmark") else "right")
+    for one in found.interactions[:MOST_PAIRS]:
+        table.add_row(
+            f"{one.first}, {one.second}",
+            one.benchmark,
+            f"{one.estimate:+.2f}",
+            f"{one.low:+.2f} to {one.high:+.2f}",
+            f"{one.together} of {one.trials}",
+            style="bold" if one.clear else None,
+        )
+    return table
+
+
+def _show_next(coming: Next, console: Console) -> None:
+    console.print(f"Next: {coming.name} ({describe(coming.variant)})", style="bold", highlight=False, soft_wrap=True)
+    for sentence in coming.why:
+        console.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+    for one in coming.expected:
+        gain = "" if one.gain is None else f", {one.gain:+.2f} against the baseline"
+        trust = f"foretells {one.explained:.0%} of the variance" if one.explained > 0 else "knows no more than the mean"
+        console.print(
+            f"  {one.benchmark}: one run between {one.low:.2f} and {one.high:.2f} %, about {one.accuracy:.2f}{gain} "
+            f"(a model that {trust})",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for name, distance, accuracies in coming.nearest:
+        scores = ", ".join(f"{benchmark} {value:.2f}" for benchmark, value in accuracies.items())
+        console.print(f"  near it: {name} ({scores}; distance {distance:.2f})", highlight=False, soft_wrap=True)

@@ -1,0 +1,228 @@
+"""Optuna's samplers by name, and what they are shown of a study.
+
+Samplers look at finished trials. Three things are known about those that Optuna does not store, and all are added
+to what a sampler sees, never to the record: final accuracies that pruned trials were heading for, the constraints
+that trials break, and, for the genetic samplers, the generation of trials of an earlier study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import warnings
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from equipoise.platform.errors import SettingsError
+
+Sampler = Literal["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]
+RUNGS_ATTRIBUTE = "equipoise.rungs"
+WARM_ATTRIBUTE = "equipoise.warm_start"
+FEWEST_RISES = 3
+"""Finished trials that passed a rung before they say how far accuracies rise from there."""
+POPULATION = 20
+"""Trials in a generation of the genetic samplers: Optuna's 50 are more than most searches of trainings have."""
+STARTUP = 10
+"""Finished trials before a model is fitted; those before are drawn at random."""
+FIRST_GENERATION = {f"{kind.__name__}:generation": 0 for kind in (NSGAIISampler, NSGAIIISampler)}
+"""Marks a trial that no genetic sampler drew as one of the first generation."""
+DOT = "."
+"""Between objective and parameter in the name of a conditional parameter, ``hard_region.tau``."""
+
+
+def make_sampler(
+    name: Sampler, seed: int, *, sequence: int = 0, number: int = 0, conditional: bool = False
+) -> BaseSampler:
+    """An Optuna sampler by name.
+
+    Args:
+        name: ``tpe``: multi-objective TPE, multivariate; ``nsga2``, ``nsga3``: genetic; ``gp``: Optuna's Gaussian
+            process with expected hypervolume improvement; ``botorch``: BoTorch's through optuna-integration;
+            ``random``; ``qmc``: scrambled Sobol points.
+        seed: of this suggestion.
+        sequence: seed of the Sobol sequence, the same for all suggestions of a study.
+        number: suggestions of the study before this one: the place in the Sobol sequence.
+        conditional: the space has parameters that exist only where their objective is on. TPE then models every
+            group of parameters that occur together. The other models need a space that never changes: they search
+            the weights, and conditional parameters come from TPE, one by one, among trials that have them.
+
+    Raises:
+        SettingsError: ``botorch`` without its packages.
+    """
+    seed %= 2**32  # Optuna's samplers take 32-bit seeds
+    if name == "random":
+        return RandomSampler(seed=seed)
+    if name == "tpe":
+        with _quiet():
+            return TPESampler(
+                seed=seed, multivariate=True, group=conditional, constant_liar=True, n_startup_trials=STARTUP
+            )
+    fixed: BaseSampler
+    if name == "nsga2":
+        fixed = NSGAIISampler(seed=seed, population_size=POPULATION)
+    elif name == "nsga3":
+        with _quiet():
+            fixed = NSGAIIISampler(seed=seed, population_size=POPULATION)
+    elif name == "gp":
+        fixed = GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
+    elif name == "qmc":
+        with _quiet():
+            fixed = _Sobol(number, sequence % 2**32, RandomSampler(seed=seed))
+    else:
+        fixed = _botorch(seed)
+    if not conditional:
+        return fixed
+    other = RandomSampler(seed=seed) if name == "qmc" else TPESampler(seed=seed, n_startup_trials=STARTUP)
+    return _Split(fixed, other)
+
+
+def _botorch(seed: int) -> BaseSampler:
+    try:
+        integration = importlib.import_module("optuna_integration")
+        with _quiet():
+            sampler = integration.BoTorchSampler(seed=seed, n_startup_trials=STARTUP, consider_running_trials=True)
+    except ImportError as error:
+        raise SettingsError(
+            f"sampler 'botorch' needs BoTorch, and {error.name or 'a part of it'} is not installed: "
+            "pip install 'equipoise[botorch]', or choose sampler gp, a Gaussian process that needs nothing more"
+        ) from None
+    return cast("BaseSampler", sampler)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings about experimental parts of Optuna; what we rely on is covered by the tests of samplers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+class _Sobol(QMCSampler):
+    """Optuna's scrambled Sobol points, by the suggestion's number.
+
+    Optuna counts in the study how many points it gave away, before the trial that gets one has it: a driver that dies
+    in between would leave a hole in the sequence.
+    """
+
+    def __init__(self, number: int, seed: int, first: BaseSampler) -> None:
+        super().__init__(scramble=True, seed=seed, independent_sampler=first, warn_independent_sampling=False)
+        self.number = number
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self.number
+
+
+class _Split(BaseSampler):
+    """One sampler for the weights, which every trial has, and another for conditional parameters."""
+
+    def __init__(self, fixed: BaseSampler, conditional: BaseSampler) -> None:
+        self.fixed, self.conditional = fixed, conditional
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        found = self.fixed.infer_relative_search_space(study, trial)
+        return {name: distribution for name, distribution in found.items() if DOT not in name}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.fixed.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        sampler = self.conditional if DOT in param_name else self.fixed
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.fixed.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self.fixed.after_trial(study, trial, state, values)
+
+
+class ShownStudy(optuna.Study):
+    """A stored study with its finished trials as samplers should see them.
+
+    Args:
+        name: of the study.
+        storage: where it is.
+        benchmarks: names of its values, in order.
+    """
+
+    def __init__(self, name: str, storage: BaseStorage, benchmarks: Sequence[str]) -> None:
+        super().__init__(study_name=name, storage=storage)
+        self.benchmarks = tuple(benchmarks)
+        self._shown: dict[int, FrozenTrial] = {}
+
+    def refresh(self, lowest: Mapping[str, float] | None = None) -> None:
+        """Look at the study again; called before every suggestion.
+
+        Args:
+            lowest: accuracy below which a trial breaks its constraint, by benchmark; None for no constraints.
+        """
+        self._shown = {}
+        trials = super()._get_trials(deepcopy=False)
+        values = estimates(trials, self.benchmarks)
+        for trial in trials:
+            estimate, warm = values.get(trial.number), WARM_ATTRIBUTE in trial.user_attrs
+            if estimate is None and not (trial.state is TrialState.COMPLETE and (lowest or warm)):
+                continue
+            shown = copy.copy(trial)
+            shown.system_attrs = dict(trial.system_attrs) | (FIRST_GENERATION if warm else {})
+            if estimate is not None:
+                shown.state, shown.values = TrialState.COMPLETE, estimate
+            reached = dict(zip(self.benchmarks, shown.values, strict=True))
+            for benchmark, accuracy in (lowest or {}).items():
+                shown.set_constraint(benchmark, accuracy - reached[benchmark])
+            self._shown[trial.number] = shown
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        # Optuna's samplers ask this method, as its Hyperband's own study relies on.
+        trials = super()._get_trials(deepcopy=False, use_cache=use_cache)
+        found = [self._shown.get(trial.number, trial) for trial in trials]
+        found = [trial for trial in found if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
+def rungs_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
+    """Partial accuracies of a trial: training step to benchmark to accuracy; empty where none were told."""
+    return {int(step): dict(partial) for step, partial in trial.user_attrs.get(RUNGS_ATTRIBUTE, {}).items()}
+
+
+def estimates(trials: Sequence[FrozenTrial], benchmarks: Sequence[str]) -> dict[int, list[float]]:
+    """Accuracies that pruned trials were heading for, by trial number.
+
+    A pruned trial's accuracies at its last rung, plus the median rise from there to the end over the finished trials
+    that passed it; where fewer than ``FEWEST_RISES`` did, the rung before; where there is none, no estimate: TPE then
+    counts the trial among the bad ones, and the other samplers do not see it. The finished trials went on because
+    their partial accuracies were high, by luck in part, so the rise is on the low side: an error against the pruned
+    trial.
+    """
+    rises: dict[int, list[list[float]]] = {}
+    for trial in trials:
+        if trial.state is TrialState.COMPLETE:
+            for step, partial in rungs_of(trial).items():
+                final = zip(benchmarks, trial.values, strict=True)
+                rises.setdefault(step, []).append([value - partial[b] for b, value in final])
+    rise = {step: np.median(found, axis=0) for step, found in rises.items() if len(found) >= FEWEST_RISES}
+    values: dict[int, list[float]] = {}
+    for trial in trials:
+        partial_at = rungs_of(trial) if trial.state is TrialState.PRUNED else {}
+        passed = [step for step in partial_at if step in rise]
+        if passed:
+            last = max(passed)
+            found = zip(benchmarks, rise[last], strict=True)
+            values[trial.number] = [partial_at[last][b] + float(more) for b, more in found]
+    return values

@@ -1,0 +1,112 @@
+"""Clip caches built on a cluster: the same files, also when a node goes; a folder that is not shared is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from equipoise.data import cache as caches
+from equipoise.data.cache import CacheError, ClipCache
+from equipoise.data.manifest import Manifest
+from equipoise.platform import cache_building
+from equipoise.platform.cache_building import cache_runner
+from equipoise.platform.settings import TrialSettings
+from equipoise.platform.training import LocalReporter, Paths, Trainer
+
+Make = Callable[..., TrialSettings]
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+CLIPS = "miniature/mini_ucf/test.parquet"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        yield found
+    finally:
+        found.shutdown()
+
+
+@pytest.fixture
+def manifest(tiny_data: Path) -> Manifest:
+    return Manifest.read(tiny_data / "data" / CLIPS)
+
+
+@pytest.fixture(autouse=True)
+def one_clip_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "_SHARD_BYTES", 1)
+
+
+def test_without_a_cluster_nothing_is_spread() -> None:
+    assert cache_runner(None) is None
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_cluster_builds_the_same_files_although_a_node_goes(
+    cluster: Cluster, manifest: Manifest, tmp_path: Path
+) -> None:
+    here = ClipCache.open(manifest, tmp_path / "here", size=32, workers=1)
+    second = cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    seen: list[int] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if not seen:
+            assert len(ray.nodes()) == 2
+            cluster.remove_node(second, allow_graceful=False)
+        seen.append(done)
+
+    run = cache_runner(cluster.address)
+    there = ClipCache.open(manifest, tmp_path / "there", size=32, run=run, progress=progress)
+    assert not ray.is_initialized()
+    assert sorted(seen) == list(range(1, len(manifest) + 1))
+    names = sorted(path.name for path in here.folder.iterdir())
+    assert len(names) == 2 * len(manifest) + 2
+    assert names == sorted(path.name for path in there.folder.iterdir())
+    assert all((here.folder / name).read_bytes() == (there.folder / name).read_bytes() for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_what_goes_wrong_on_a_node_is_said_here(
+    cluster: Cluster, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [
+        caches._Shard(tuple(clips), "/nowhere/cache/a.arrow", 32, None, "raw")
+        for clips in caches._plan(manifest, 32, None)[0]
+    ]
+    run = cache_runner(cluster.address)
+    assert run is not None
+    with pytest.raises(CacheError, match=r"Node .* does not see /nowhere: .* a file system that all its nodes share"):
+        list(run(caches._write_shard, jobs, 2))
+
+
+def test_too_little_to_be_spread_is_decoded_here(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_building, "LARGE", len(manifest) + 1)
+    run = cache_runner("127.0.0.1:1")  # is never asked
+    assert len(ClipCache.open(manifest, tmp_path, size=16, workers=1, run=run)) == len(manifest)
+
+
+def test_a_preset_says_how_frames_are_stored(make_trial: Make, paths: Paths, tmp_path: Path) -> None:
+    packed = make_trial(overrides=("cache_storage=jpeg", "optimisation.steps=2"))
+    plain = make_trial(overrides=("cache_storage=raw", "optimisation.steps=2"))
+    usual = make_trial(overrides=("optimisation.steps=2",))
+    assert "cache_storage" not in usual.model_dump_json()  # trials keep the keys they had before there was a choice
+    assert plain.key == usual.key != packed.key
+    assert TrialSettings.model_validate_json(packed.model_dump_json()).preset.cache_storage == "jpeg"
+    losses: list[list[float]] = []
+    for folder in ("one", "two"):
+        seen: list[dict[str, float]] = []
+        trainer = Trainer(packed, paths, LocalReporter(tmp_path / folder, seen.append))
+        trainer.run()
+        assert {source.cache.storage for source in trainer.sources} == {"jpeg"}
+        losses.append([report["loss"] for report in seen])
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]

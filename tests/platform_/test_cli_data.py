@@ -1,0 +1,173 @@
+"""`equipoise data ...` as a person meets it, and studies on what it makes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from equipoise.data.manifest import Manifest
+from equipoise.platform import cli, study
+from equipoise.platform.definitions import AblationDefinition
+from equipoise.platform.settings import load_regime
+from equipoise.platform.study import Home
+
+Call = Callable[..., tuple[int, str, str]]
+SYNTHETIC = ("--train-clips", 24, "--test-clips", 8, "--pixels", 64, "--frames", 8)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Run the command in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["equipoise", "data", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        out = capsys.readouterr()
+        assert "Traceback" not in out.err
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_import_says_what_it_found(call: Call, small_releases: dict[str, Path], tmp_path: Path) -> None:
+    code, out, err = call("import", "diving48", "--root", small_releases["diving48"], "--workers", 1)
+    assert code == 0, err
+    assert "Diving-48 V2 in " in out
+    assert [line.split() for line in out.splitlines() if line.startswith(" t")] == [
+        ["train", "6", "6", "6", "0", "0"],
+        ["test", "3", "3", "3", "0", "0"],
+    ]
+    assert "3 classes, such as 'Back 15som 05Twis FREE'" in out
+    assert "Not the official release" not in out
+    assert "Reading: diving48/train (6)" in err
+    assert Manifest.read(tmp_path / "equipoise_home/data/diving48/train.parquet").classes[0] == "Back 15som 05Twis FREE"
+    code, out, _ = call("import", "ucf101", "--root", small_releases["ucf101"], "--split", 2, "--workers", 1, "--json")
+    assert code == 0
+    assert json.loads(out)["splits"]["test"] | {"hash": None} == {
+        "expected": 3,
+        "listed": 3,
+        "usable": 3,
+        "missing": 0,
+        "unreadable": 0,
+        "hash": None,
+        "failures": [],
+    }
+
+
+def test_import_refuses_other_numbers_and_names_them_when_accepted(call: Call, small_releases: dict[str, Path]) -> None:
+    words = ("import", "ssv2", "--root", small_releases["ssv2"], "--workers", 1)
+    code, out, err = call(*words)
+    assert (code, out) == (1, "")
+    assert "Error: Something-Something V2 in " in err
+    assert "train has 6 of 168,913 clips" in err
+    code, out, _ = call(*words, "--allow-incomplete")
+    assert code == 0
+    assert out.count("Not the official release: ") == 3
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_import_names_what_is_wrong(call: Call, release: Callable[[str], Path]) -> None:
+    root = release("ssv2")
+    clips = sorted((root / "20bn-something-something-v2").iterdir())
+    clips[1].write_bytes(b"")
+    clips[2].unlink()
+    for copy in (clips[3], clips[6]):
+        copy.write_bytes(clips[0].read_bytes())
+    code, out, _ = call("import", "ssv2", "--root", root, "--workers", 1, "--allow-incomplete")
+    assert code == 0
+    lines = out.splitlines()
+    at = lines.index("2 files cannot be used:")
+    assert lines[at + 1 : at + 3] == [
+        "  20bn-something-something-v2/78688.webm: the file is empty (0 bytes)",
+        "  20bn-something-something-v2/78689.webm: no such file",
+    ]
+    at = lines.index("1 group of files with the same content:")
+    group = [f"20bn-something-something-v2/{number}.webm" for number in (78687, 78690, 78693)]
+    assert lines[at + 1] == f"  train: {group[0]} = train: {group[1]} = test: {group[2]}"
+    assert lines[at + 2] == "In both splits, so tested on what was trained on: 1 of them"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("import", "ssv2"), "--root"),
+        (("import", "ucf11", "--root", "x"), "'ucf101', 'ssv2', 'imagenet100', 'diving48'"),
+        (("import", "ssv2", "--root", "nowhere"), "is no folder; --root takes the one in which"),
+        (("import", "ssv2", "--root", ".", "--split", "2"), "--split cannot take effect with ssv2"),
+        (("import", "ucf101", "--root", ".", "--classes", "x"), "--classes cannot take effect with ucf101"),
+        (("check", "none.parquet"), "there is neither none.parquet nor"),
+        (("build", "synthetic", "--pixels", "63"), "pixels is 63; it must be even"),
+        (("build", "miniature", "--pixels", "300"), "pixels is 300; it must be even and from 16 to 96"),
+    ],
+)
+def test_mistakes_get_one_sentence(call: Call, words: tuple[str, ...], sentence: str) -> None:
+    code, out, err = call(*words)
+    assert code != 0
+    assert out == ""
+    assert sentence in " ".join(err.split())
+    assert sum(line.startswith("Error") for line in err.splitlines()) == 1
+
+
+def test_build_synthetic_and_check_it(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("build", "synthetic", *SYNTHETIC, "--workers", 1)
+    assert code == 0, err
+    assert "synthetic  train    24 items    8 classes" in out
+    data = tmp_path / "equipoise_home" / "data"
+    assert load_regime("synthetic").sources["synthetic"].manifest == "synthetic/train.parquet"
+    code, out, _ = call("check", "synthetic/train.parquet", "--workers", 1)
+    assert code == 0
+    assert "synthetic/train: 24 of 24 files are as the manifest says, 192 frames" in out
+    report = data / "synthetic" / "train.check.json"
+    assert json.loads(report.read_text())["failed"] == 0
+
+    manifest = Manifest.read(data / "synthetic" / "train.parquet")
+    changed = manifest.file(3)
+    changed.write_bytes(manifest.file(4).read_bytes())
+    code, out, err = call("check", data / "synthetic" / "train.parquet", "--workers", 1)
+    assert code == 1
+    assert f"{manifest.path[3]}: the file has changed since the manifest was written" in out
+    assert "1 of 24 files could not be decoded, more than the budget of 1.00%" in err
+    code, out, _ = call("check", "synthetic/train.parquet", "--budget", 0.05, "--report", "r.json", "--json")
+    assert code == 0
+    assert json.loads(out)["faults"] == {"changed": 1}
+    assert json.loads((tmp_path / "r.json").read_text())["failures"][0]["path"] == manifest.path[3]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_counts")
+def test_a_study_on_the_synthetic_regime_is_scored_on_imported_releases(
+    call: Call, small_releases: dict[str, Path], tiny_data: Path, tmp_path: Path
+) -> None:
+    """Pretraining on rendered motion, frozen probes on the three real benchmarks: the whole way from files."""
+    home = tmp_path / "home"
+    assert call("build", "synthetic", *SYNTHETIC, "--workers", 1, "--home", home)[0] == 0
+    for name in ("diving48", "ssv2", "imagenet100"):
+        assert call("import", name, "--root", small_releases[name], "--workers", 1, "--home", home)[0] == 0
+    content = {
+        "name": "motion",
+        "regime": "synthetic",
+        "preset": str(tiny_data / "tiny.yaml"),
+        "set": ["optimisation.steps=3"],
+        "variants": ["delta"],
+        "seeds": [0],
+        "control_seeds": [],
+        "refuse_controls": True,
+        "concurrent": 1,
+    }
+    outcome = study.ablate(AblationDefinition.model_validate(content), Home(home), quiet=True)
+    assert outcome.complete
+    (row,) = outcome.rows
+    assert row.status == "finished", row.error
+    assert row.result is not None
+    assert set(row.result["accuracies"]) == {"diving48", "ssv2", "imagenet100"}
+    assert all(0 <= value <= 100 for value in row.result["accuracies"].values())
