@@ -44,7 +44,7 @@ def parse(words: list[str]) -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_exist(line: str, tmp_path: Path) -> None:
-    words = shlex.split(line.replace("SSV2_FOLDER", str(tmp_path)))[1:]
+    words = shlex.split(re.sub(r"\w*FOLDER", str(tmp_path), line))[1:]
     parse(words)
 
 
