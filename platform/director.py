@@ -24,7 +24,7 @@ from equipoise.platform.settings import Resources, TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.tracking import Tracker
 from equipoise.platform.training import Paths
-from equipoise.platform.trial import PHASE
+from equipoise.platform.trial import PHASE, write_verdict
 
 LOOK_EVERY_S = 2.0  # how often the cluster is asked what fits into it
 PATIENCE_S = 5.0  # a trial that has not started after this long gets an explanation
@@ -258,15 +258,20 @@ class Director:
         Starting points are looked at, because the others are compared with them, and never stopped. A trial that comes
         to a rung again, from a checkpoint before it, gets the answer it got.
         """
-        row = self.ledger[number]
+        stays = self._judged(self.ledger[number], step, scores)
+        if self.resources.uses_train:
+            write_verdict(self.trials / self.ledger[number].key, step, stays)
+        return stays
+
+    def _judged(self, row: Row, step: int, scores: dict[str, float]) -> bool:
         if self.halving is None or row.status == "stopped" or step in row.rungs:
             return row.status != "stopped"
-        there = {r.number: r.rungs[step] for r in self.ledger.rows() if step in r.rungs} | {number: scores}
+        there = {r.number: r.rungs[step] for r in self.ledger.rows() if step in r.rungs} | {row.number: scores}
         points = {n: [found[b] for b in self.benchmarks] for n, found in there.items()}
         assert self.proposer is not None
         assert row.optuna_number is not None
-        stays = self.proposer.is_start(row.optuna_number) or goes_on(points, number, self.halving)
-        self.ledger.update(number, rungs={**row.rungs, step: scores}, **({} if stays else {"status": "stopped"}))
+        stays = self.proposer.is_start(row.optuna_number) or goes_on(points, row.number, self.halving)
+        self.ledger.update(row.number, rungs={**row.rungs, step: scores}, **({} if stays else {"status": "stopped"}))
         return stays
 
     def _log_rung(self, row: Row, step: int, scores: dict[str, float]) -> None:

@@ -72,7 +72,9 @@ class _Judge:
 
     def __call__(self, config: Mapping[str, Any], step: int, scores: Mapping[str, float], seconds: float) -> bool:
         with self.pass_on.director.books():
-            return self.pass_on.director.judge(config["number"], step, dict(scores))
+            director = self.pass_on.director
+            # The workers of a trial on Ray Train end themselves: Tune would end its process and leave them behind.
+            return director.judge(config["number"], step, dict(scores)) or director.resources.uses_train
         return True  # the study stops: nothing is decided any more
 
 
@@ -133,9 +135,7 @@ def run(director: Director, retries: int) -> bool:
         tune_config=TuneConfig(
             search_alg=_Searcher(director),
             scheduler=MultiObjectiveHalving(_Judge(director)),
-            # A process that has loaded PyTorch takes the next trial: seconds saved for each. On Ray Train, the workers
-            # of a trial that is stopped end with its process alone.
-            reuse_actors=not (r.uses_train and director.halving is not None),
+            reuse_actors=True,  # a process that has loaded PyTorch takes the next trial: seconds saved for each
             num_samples=remaining,
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
         ),

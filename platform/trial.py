@@ -35,6 +35,7 @@ from equipoise.platform.training import LocalReporter, Paths, Rungs, Trainer, co
 
 PHASE = "phase"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+VERDICT_EVERY_S = 0.5  # how often a worker of Ray Train asks whether its trial goes on
 NOTICE_EVERY_S = 2.0  # how often a trial asks whether its node was told to go
 
 
@@ -46,7 +47,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
             whether to score, and ``rungs``: steps at which early stopping looks at the encoder, with its ``probes``,
             or None.
 
-    The report of a rung returns only if the trial is to go on: one that is stopped ends there.
+    The report of a rung returns only if the trial is to go on: one that is stopped ends there, by Tune or, on Ray
+    Train, by its workers, which read the verdict in the trial's folder.
 
     A failure is reported in one sentence, with its trace in ``error.txt``. One that comes from the settings or the data
     ends the trial; anything else is raised again, so that the trial goes on from its last checkpoint.
@@ -56,7 +58,10 @@ def run_trial(config: Mapping[str, Any]) -> None:
         settings = TrialSettings.model_validate_json(config["settings"])
         paths = Paths(Path(config["data"]), Path(config["cache"]))
         folder.check()  # here, on the trial's own node, before hours of training
-        final = _pretrain(settings, paths, folder, config["rungs"])
+        try:
+            final = _pretrain(settings, paths, folder, config["rungs"])
+        except StoppedError:
+            return  # the study's book says so already
         scores = _scores(settings, paths, folder, final) if config["probe"] else {"flags": []}
         tune.report({PHASE: "done", "result": {"checkpoint": None if final is None else str(final), **scores}})
     except Exception as error:
@@ -119,6 +124,30 @@ def _pretrain(
 def rung_report(step: int, scores: Mapping[str, float] | None, seconds: float) -> dict[str, Any]:
     """What a trial reports at a rung: scores by benchmark in percent, and the seconds that taking them took."""
     return {PHASE: "rung", "step": step, "scores": dict(scores or {}), "seconds": seconds}
+
+
+class StoppedError(EquipoiseError):
+    """A trial on Ray Train is stopped early: its workers end here."""
+
+
+def verdict_at(folder: Place, step: int) -> Place:
+    """Where the driver says whether a trial on Ray Train goes on from a rung.
+
+    Tune could end such a trial only by ending its process, and Train then has to find out and free the workers, which
+    it cannot always do (with a second Ray on the machine, for one). Workers that end themselves are freed at once.
+    """
+    return folder / "rungs" / f"{step:08d}.json"
+
+
+def write_verdict(folder: Place, step: int, goes_on: bool) -> None:
+    """Tell a trial's workers whether it goes on."""
+    verdict_at(folder, step).write(json.dumps({"goes_on": goes_on}))
+
+
+def _stopped(folder: Place, step: int) -> bool | None:
+    """Whether a trial is stopped at a rung; None while that is not decided."""
+    place = verdict_at(folder, step)
+    return not json.loads(place.read())["goes_on"] if place.exists() else None
 
 
 def looks(settings: TrialSettings, paths: Paths, device: torch.device, rungs: Mapping[str, Any] | None) -> Rungs | None:
@@ -192,6 +221,8 @@ def pretrain_on_train(
         ),
     )
     result = trainer.fit()
+    if any(_stopped(folder, step) for step in (rungs or {"steps": []})["steps"]):
+        raise StoppedError("stopped early")
     if result.checkpoint is None:
         raise EquipoiseError(f"Ray Train ended without a checkpoint in {folder}")
     return replace(folder, path=result.checkpoint.path)
@@ -203,7 +234,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
     with compute_threads(int(settings.resources.cpus_per_worker)):
         reporter = TrainReporter(settings, Place.at(config["folder"]))
         paths = Paths(Path(config["data"]), Path(config["cache"]))
-        Trainer(settings, paths, reporter, looks(settings, paths, reporter.device, config["rungs"])).run()
+        with contextlib.suppress(StoppedError):
+            Trainer(settings, paths, reporter, looks(settings, paths, reporter.device, config["rungs"])).run()
 
 
 class TrainReporter:
@@ -247,10 +279,21 @@ class TrainReporter:
             report(content, checkpoint=Checkpoint.from_directory(temporary))
 
     def rung(self, step: int, scores: Mapping[str, float] | None, seconds: float) -> None:
-        """Report on every rank; Train passes on what rank 0 says."""
+        """Report on every rank, Train passes on what rank 0 says; then wait for the verdict.
+
+        Raises:
+            StoppedError: on every worker of a trial that is stopped.
+        """
         from ray.train import report
 
         report(rung_report(step, scores, seconds))
+        stops = torch.zeros(1, device=self.device)
+        if self.rank == 0:
+            while (stopped := _stopped(self.folder, step)) is None:
+                time.sleep(VERDICT_EVERY_S)
+            stops += stopped
+        if self.sum(stops).item():
+            raise StoppedError("stopped early")
 
     def leaving(self) -> bool:
         """Whether Train heard that a worker's node was told to go; the workers agree on the answer."""

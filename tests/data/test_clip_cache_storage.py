@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_a_full_disk_is_told_what_older_caches_hold(
 
 
 COUNTER = """
-import os, sys
+import os, sys, time
 from equipoise.data import cache
 from equipoise.data.manifest import Manifest
 
@@ -138,6 +139,8 @@ def load(clip, size, frames):
     with open(root + "/decoded", "a") as log:
         log.write(f"{clip.row}\\n")
     if clip.row == int(stop):
+        while os.path.exists(root + "/wait"):
+            time.sleep(0.05)
         os.kill(os.getpid(), 9)
     return real(clip, size, frames)
 
@@ -168,6 +171,26 @@ def test_a_killed_build_goes_on_with_what_it_lacks(tiny_root: Path, tmp_path: Pa
     whole = ClipCache.open(Manifest.read(manifest), tmp_path / "at once", size=32, workers=1)
     built = ClipCache.open(Manifest.read(manifest), root, size=32, workers=1)
     assert all(np.array_equal(whole.clip(i), built.clip(i)) for i in range(24))
+
+
+def test_who_waits_for_a_builder_goes_on_when_it_is_killed(tiny_root: Path, tmp_path: Path) -> None:
+    script, root = tmp_path / "script.py", tmp_path / "cache"
+    root.mkdir()
+    (root / "wait").touch()
+    script.write_text(COUNTER)
+    words = [sys.executable, str(script), str(tiny_root / "mini_ucf/train.parquet"), str(root)]
+    with subprocess.Popen([*words, "5"]) as first:
+        while not (root / "decoded").is_file() or (root / "decoded").read_text().split()[-1:] != ["5"]:
+            assert first.poll() is None
+            time.sleep(0.05)
+        with subprocess.Popen([*words, "-1"], stdout=subprocess.PIPE, text=True) as second:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.communicate(timeout=1)  # it waits for the first
+            (root / "wait").unlink()
+            assert first.wait(timeout=60) == -signal.SIGKILL
+            assert second.communicate(timeout=60)[0].split() == ["24", "0"]
+    rows = [int(row) for row in (root / "decoded").read_text().split()]
+    assert rows == [*range(6), *range(5, 24)]
 
 
 def test_damage_is_mended_and_only_there(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

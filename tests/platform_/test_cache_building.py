@@ -1,15 +1,20 @@
-"""Clip caches built on a cluster: the same files, also when a node goes; a folder that is not shared is refused."""
+"""Clip caches built on a cluster: the same files, also when a node goes; what goes wrong on a node is told."""
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from equipoise.data import cache as caches
+from equipoise.data._files import WorkerError
 from equipoise.data.cache import CacheError, ClipCache
 from equipoise.data.manifest import Manifest
 from equipoise.platform import cache_building
@@ -71,19 +76,26 @@ def test_a_cluster_builds_the_same_files_although_a_node_goes(
     assert all((here.folder / name).read_bytes() == (there.folder / name).read_bytes() for name in names)
 
 
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_what_goes_wrong_on_a_node_is_said_here(
-    cluster: Cluster, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = [
-        caches._Shard(tuple(clips), "/nowhere/cache/a.arrow", 32, None, "raw")
-        for clips in caches._plan(manifest, 32, None)[0]
-    ]
-    run = cache_runner(cluster.address)
-    assert run is not None
-    with pytest.raises(CacheError, match=r"Node .* does not see /nowhere: .* a file system that all its nodes share"):
-        list(run(caches._write_shard, jobs, 2))
+def test_what_goes_wrong_on_a_node_is_said_here(manifest: Manifest, tmp_path: Path) -> None:
+    def task(folder: Path) -> dict[str, list[Any]]:
+        clips = tuple(caches._plan(manifest, 32, None)[0][0])
+        job = pickle.dumps((caches._write_shard, caches._Shard(clips, str(folder / "a.arrow"), 32, None, "raw")))
+        return cache_building._build_part({"number": np.array([3]), "job": np.array([job], dtype=object)})
+
+    unseen = task(tmp_path / "nowhere")
+    assert unseen["number"] == [3]
+    with pytest.raises(CacheError, match=rf"Node .* does not see {tmp_path}: .* that all its nodes share"):
+        cache_building._refuse(json.loads(unseen["error"][0]))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.arrow").mkdir()  # the finished file cannot take its place
+    with pytest.raises(OSError, match="Is a directory"):
+        cache_building._refuse(json.loads(task(tmp_path / "full")["error"][0]))
+    with pytest.raises(WorkerError, match=r"memory\? \(node n\)"):
+        cache_building._refuse({"died": "out of memory?", "node": "n"})
+    (tmp_path / "well").mkdir()
+    well = task(tmp_path / "well")
+    cache_building._refuse(json.loads(well["error"][0]))
+    assert json.loads(well["note"][0])["failed"] == []
 
 
 def test_too_little_to_be_spread_is_decoded_here(
