@@ -33,8 +33,9 @@ from equipoise.data.loader import ClipStream
 from equipoise.data.manifest import Manifest
 from equipoise.data.mixture import Mixture, Source
 from equipoise.data.transforms import MEAN, STD, Augment
+from equipoise.platform.home import Paths
 from equipoise.platform.settings import Regime, TrialSettings, Variant, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Paths, Trainer
+from equipoise.platform.training import LocalReporter, Trainer
 
 FRAMES, STRIDE, SIZE, CACHED = 16, 4, 112, 128  # those of the preset `small`
 BATCH = 32

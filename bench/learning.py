@@ -20,9 +20,10 @@ import torch
 
 from equipoise.platform import checkpoint
 from equipoise.platform.evaluation import BenchmarkResult, frozen_encoder, score, untrained_encoder
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import load_variant
 from equipoise.platform.settings import TrialSettings, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Paths, Trainer
+from equipoise.platform.training import LocalReporter, Trainer
 
 
 @dataclass

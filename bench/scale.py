@@ -29,10 +29,10 @@ from equipoise.data import miniature
 from equipoise.platform import conclude, engine, study
 from equipoise.platform.definitions import AblationDefinition, SweepDefinition
 from equipoise.platform.evaluation import BenchmarkResult
+from equipoise.platform.home import Home
 from equipoise.platform.mix import load_variant
 from equipoise.platform.settings import TrialSettings, load_preset, load_regime
 from equipoise.platform.storage import Place
-from equipoise.platform.study import Home
 from equipoise.platform.training import LocalReporter, Trainer, compute_threads
 from equipoise.platform.trial import PHASE
 

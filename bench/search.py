@@ -38,9 +38,10 @@ from equipoise.platform.definitions import load_sweep
 from equipoise.platform.evaluation import extract, frozen_encoder, score, untrained_encoder
 from equipoise.platform.halving import EarlyStopping, RungProbes, SeedFidelity
 from equipoise.platform.halving_scores import encoder_of, items_of, rung_scores
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import load_variant, resolve, variants
 from equipoise.platform.settings import RECORDS, ObjectiveSetting, TrialSettings, Variant, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Paths, Rungs, Trainer, open_cache
+from equipoise.platform.training import LocalReporter, Rungs, Trainer, open_cache
 
 TRIALS = Path(__file__).parent / "search_trials.parquet"
 STEPS = 300

@@ -152,10 +152,17 @@ def _decode_decord(path: Path, choice: FrameChoice, short_side: int | None = Non
     except (RuntimeError, decord.DECORDError) as error:
         raise DecodeError(path, "it cannot be opened as a video (damaged, cut off, or another format)") from error
     wanted = _chosen(path, choice, len(reader))
+    # In order from the first: where it jumps in a file with frames that refer to later ones, it returns wrong frames.
+    kept: dict[int, Frames] = {}
+    asked = set(wanted.tolist())
     try:
-        frames: Frames = reader.get_batch(wanted.tolist()).asnumpy()
-    except decord.DECORDError as error:
+        for number in range(int(wanted.max()) + 1):
+            frame = reader.next()
+            if number in asked:
+                kept[number] = frame.asnumpy()
+    except (StopIteration, decord.DECORDError) as error:
         raise DecodeError(path, _decord_reason(str(error))) from error
+    frames: Frames = np.stack([kept[number] for number in wanted.tolist()])
     if short_side is None:
         return frames
     scaled = _scaler(frames.shape[2], frames.shape[1], short_side)

@@ -32,9 +32,10 @@ from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
 from equipoise.models.masking import Mask, motion_map
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import EquipoiseError
+from equipoise.platform.home import Paths
 from equipoise.platform.seeds import generator, stream
 from equipoise.platform.settings import RECORDS, ObjectiveSetting, TrialSettings
-from equipoise.platform.training import LocalReporter, Paths, Trainer, default_device
+from equipoise.platform.training import LocalReporter, Trainer, default_device
 
 BATCHES = 4
 """Batches looked at before an objective without a qualifying token is dead: a small batch may lack one by chance."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from equipoise.platform.claims import DEAD, Evidence
 from equipoise.platform.claims_data import ClaimFile
+from equipoise.platform.home import Home
 from equipoise.platform.mix import resolve, variants
 from equipoise.platform.record import settings_of
 from equipoise.platform.results import read_csv, regimes_in
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home  # brings Ray along, which a CSV file does not need
 
 
 def from_csv(path: Path, claims: ClaimFile, title: str | None = None) -> Evidence:
@@ -61,4 +58,3 @@ def from_study(study: str, home: Home) -> Evidence:
         mixes={v: frozenset(k for k, o in s.variant.objectives.items() if o.weight > 0) for v, s in settings.items()},
         width=widths.pop() if len(widths) == 1 else None,
     )
-

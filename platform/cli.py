@@ -194,13 +194,15 @@ def quickstart(
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """The errors that are a person's to mend; anything else is a bug and keeps its trace."""
+    from equipoise.data._files import WorkerError
     from equipoise.data._rendering import BuildError
     from equipoise.data.cache import CacheError
     from equipoise.data.decode import DecodeBudgetError, DecodeError
     from equipoise.data.manifest import ManifestError
     from equipoise.data.mixture import MixtureError
 
-    return (EquipoiseError, BuildError, CacheError, DecodeBudgetError, DecodeError, ManifestError, MixtureError)
+    data = (BuildError, CacheError, DecodeBudgetError, DecodeError, ManifestError, MixtureError, WorkerError)
+    return (EquipoiseError, *data)
 
 
 def main() -> None:

@@ -34,8 +34,9 @@ def audit(target: str, home: Path, tracking_uri: str | None, out: Path | None, a
 
     from equipoise.platform import audit as audits
     from equipoise.platform.audit_view import check_suffix, show
+    from equipoise.platform.home import Home
     from equipoise.platform.mix import variants
-    from equipoise.platform.study import Home, prepare_caches
+    from equipoise.platform.study import prepare_caches
     from equipoise.platform.training import compute_threads
 
     if out is not None:

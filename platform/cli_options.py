@@ -65,7 +65,7 @@ def study_home(
     home: Path, tracking_uri: str | None, storage: str | None = None, optuna_storage: str | None = None
 ) -> Any:
     """The home folder of a command's options."""
-    from equipoise.platform.study import Home
+    from equipoise.platform.home import Home
 
     return Home(home.resolve(), tracking_uri, storage, optuna_storage)
 

@@ -7,15 +7,12 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from equipoise.platform.cli_options import emit, home_options, json_option, progress_bar, study_home
 from equipoise.platform.errors import EquipoiseError
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home
+from equipoise.platform.home import Home
 
 
 @click.command()

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import StorageError
+from equipoise.platform.home import Home
 from equipoise.platform.plots import MOST_CURVES, plot_curves, plot_front
 from equipoise.platform.registry import BALANCED, BASELINE, MODEL_FOLDER, register
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Selection, select
-from equipoise.platform.study import Home
 from equipoise.platform.tracking import Tracker
 
 

@@ -13,13 +13,14 @@ from pydantic import Field
 
 from equipoise.platform.definitions import StudyBase
 from equipoise.platform.errors import StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import CONTROLS, load_variant
 from equipoise.platform.record import definition_of, settings_of
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Selection, noise_floor, select
 from equipoise.platform.settings import TrialSettings, Variant, parse
-from equipoise.platform.study import Home, Outcome, run_study
+from equipoise.platform.study import Outcome, run_study
 from equipoise.platform.tracking import RESULT_TAG, Tracker
 
 KIND = "confirmation"

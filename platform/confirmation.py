@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from equipoise.platform.contrasts import Difference, Sample, contrast, holm
 from equipoise.platform.errors import StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.pareto import SelectionError
 from equipoise.platform.record import definition_of, samples_of
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import select
 from equipoise.platform.tracking import RESULT_TAG
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home  # brings Ray along, which reading does not need
 
 BASELINE = "baseline"
 

@@ -6,7 +6,6 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -15,9 +14,7 @@ from rich.text import Text
 
 from equipoise.platform.confirmation import Confirmation, Gain, confirmation_of, share_text
 from equipoise.platform.errors import StudyError
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home
+from equipoise.platform.home import Home
 
 RECORD = "confirmation.json"
 

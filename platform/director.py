@@ -17,13 +17,13 @@ from equipoise.platform.cost import Budget, Cost, Prices
 from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.halving import EarlyStopping, SeedFidelity, goes_on
 from equipoise.platform.halving_seeds import due
+from equipoise.platform.home import Paths
 from equipoise.platform.ledger import ENDED, SEARCHED, Ledger, Row
 from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer, Proposal
 from equipoise.platform.settings import Resources, TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.tracking import Tracker
-from equipoise.platform.training import Paths
 from equipoise.platform.trial import PHASE, write_verdict
 
 LOOK_EVERY_S = 2.0  # how often the cluster is asked what fits into it

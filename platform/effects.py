@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from equipoise.platform.contrasts import Difference, Sample, block_residual, contrast, holm, shared_seeds
 from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.designs import ContrastKind, Plan
+from equipoise.platform.home import Home
 from equipoise.platform.record import definition_of, samples_of
 from equipoise.platform.resampling import Source
 from equipoise.platform.settings import parse
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home  # brings Ray along, which effects do not need
 
 MEANINGS: Mapping[ContrastKind, str] = {
     "added": "the mix with the factor alone minus the baseline",

@@ -6,7 +6,6 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -16,10 +15,8 @@ from rich.text import Text
 from equipoise.platform.designs import TIMES
 from equipoise.platform.effects import MEANINGS, Effect, Effects, alias_text, effects_of
 from equipoise.platform.errors import StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.plot_effects import plot_effects
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home
 
 RECORD, PICTURE = "effects.json", "effects.png"
 

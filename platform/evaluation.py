@@ -22,11 +22,12 @@ from equipoise.models.encoder import VideoEncoder
 from equipoise.models.probes import AttentiveBank, LinearBank, fit_bank, predict
 from equipoise.platform.checkpoint import Checkpoint, load_strictly
 from equipoise.platform.errors import CheckpointError
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import resolve
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings import ProbeSetting, TrialSettings
 from equipoise.platform.storage import Place
-from equipoise.platform.training import Paths, build_model, open_cache
+from equipoise.platform.training import build_model, open_cache
 
 Progress = Callable[[str, int, int], None]
 EXTRACT_BATCH = 64  # clips that go through a frozen encoder together

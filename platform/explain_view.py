@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from rich import box
@@ -17,15 +17,13 @@ from rich.table import Table
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import StudyError
 from equipoise.platform.explain import FEWEST, SPARE, Finished, Interaction, Next, finished_of, interactions, next_trial
+from equipoise.platform.home import Home
 from equipoise.platform.importance import Importance, ImportanceError, search_importance
 from equipoise.platform.plot_slices import MOST_SLICES, plot_slices
 from equipoise.platform.proposals import Snapshot, describe
 from equipoise.platform.record import definition_of
 from equipoise.platform.settings import parse
 from equipoise.platform.tracking import RESULT_TAG, TrackingError
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home  # brings Ray along, which reading does not need
 
 RECORD, PICTURE = "explain.json", "slices.png"
 MOST_PAIRS = 5

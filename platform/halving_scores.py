@@ -18,10 +18,11 @@ from equipoise.models.encoder import VideoEncoder
 from equipoise.platform.checkpoint import load_strictly
 from equipoise.platform.evaluation import extract, probe
 from equipoise.platform.halving import RungProbes
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import resolve
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings import ProbeSetting, TrialSettings
-from equipoise.platform.training import Paths, build_model, open_cache
+from equipoise.platform.training import build_model, open_cache
 
 COMMON_SEED = 0  # of items, probe weights and orders: the same for every trial, so that trials differ by their encoders
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from equipoise.platform.contrasts import Sample, samples
 from equipoise.platform.correctness import read_correctness
+from equipoise.platform.home import Home
 from equipoise.platform.results import ResultTable
 from equipoise.platform.settings import TrialSettings, parse
 from equipoise.platform.tracking import RESULT_TAG, Tracker, TrackingError
-
-if TYPE_CHECKING:
-    from equipoise.platform.study import Home  # brings Ray along, which reading does not need
 
 DEFINITION = "study.json"
 SETTINGS = "settings.json"

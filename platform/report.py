@@ -17,6 +17,7 @@ import yaml
 
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.effects import MEANINGS, Effect, alias_text
+from equipoise.platform.home import Home
 from equipoise.platform.plots import axis_title
 from equipoise.platform.report_charts import groups, marker, outside, pair
 from equipoise.platform.report_content import (
@@ -33,7 +34,6 @@ from equipoise.platform.report_lines import bars, curves, line_styles, parallel,
 from equipoise.platform.report_pictures import Pictures, feature_pictures
 from equipoise.platform.selection import Row
 from equipoise.platform.settings import shipped
-from equipoise.platform.study import Home
 
 NAME = "report.html"
 FOLDER = Path(__file__).parent / "report_page"

@@ -15,10 +15,10 @@ from equipoise.platform.confirmation import Confirmation, confirmation_of
 from equipoise.platform.correctness import read_correctness
 from equipoise.platform.effects import Effects, effects_of
 from equipoise.platform.errors import EquipoiseError, StorageError
+from equipoise.platform.home import Home
 from equipoise.platform.importance import Importance, ImportanceError, search_importance
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Row, Selection, select
-from equipoise.platform.study import Home
 from equipoise.platform.tracking import TRAIN, Tracker
 from equipoise.platform.uncertainty import Difference, Sample, StatisticsError, compare, holm, interval, samples
 

@@ -26,9 +26,9 @@ from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.checkpoint import Checkpoint
 from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.evaluation import extract, frozen_encoder
+from equipoise.platform.home import Home
 from equipoise.platform.mix import resolve
 from equipoise.platform.registry import MODEL_FOLDER
-from equipoise.platform.study import Home
 from equipoise.platform.tracking import Tracker
 from equipoise.platform.training import open_cache
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,15 +18,16 @@ from equipoise.platform.definitions import AblationDefinition, StudyBase, SweepD
 from equipoise.platform.director import Director
 from equipoise.platform.engine import run
 from equipoise.platform.errors import StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.mix import resolve
 from equipoise.platform.mlflow_pages import keep_view
 from equipoise.platform.progress import StudyDisplay
-from equipoise.platform.proposals import OptunaProposer, SearchStore, baseline_of
+from equipoise.platform.proposals import OptunaProposer, baseline_of
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.storage import Place
-from equipoise.platform.tracking import Tracker, default_uri
-from equipoise.platform.training import Paths, compute_threads, open_cache
+from equipoise.platform.tracking import Tracker
+from equipoise.platform.training import compute_threads, open_cache
 from equipoise.platform.warm_start import earlier_mixes
 
 CacheProgress = Callable[[str, int, int], None]
@@ -35,88 +35,6 @@ AUDIT_CLIPS = 8  # enough for every objective to find tokens, small enough for a
 SPACE = "search space"  # key of a sweep's space among the mixes that are audited; no variant can have that name
 # What may change between a study's start and its resumption without changing what its trials are.
 MAY_CHANGE = ("trials", "budget", "prices", "concurrent", "retries", "resources", "description")
-
-
-@dataclass(frozen=True)
-class Home:
-    """One folder with everything a person's studies write.
-
-    Attributes:
-        root: the folder.
-        tracking_uri: MLflow store; None for the SQLite file in the folder.
-        storage: where trials write checkpoints and results: a path or a ``file:``, ``s3:`` or ``gs:`` URI; None for
-            ``studies/`` of the folder. Every node of a cluster has to reach it.
-        optuna_storage: where Optuna keeps a sweep, see :class:`SearchStore`; None for a journal in the study's folder.
-    """
-
-    root: Path
-    tracking_uri: str | None = None
-    storage: str | None = None
-    optuna_storage: str | None = None
-
-    @property
-    def data(self) -> Path:
-        """Data sets; manifests' paths in regimes are relative to it."""
-        return self.root / "data"
-
-    @property
-    def cache(self) -> Path:
-        """Clip caches."""
-        return self.root / "cache"
-
-    @property
-    def paths(self) -> Paths:
-        """Where trials read."""
-        return Paths(self.data, self.cache)
-
-    def uri(self) -> str:
-        """MLflow tracking URI."""
-        return self.tracking_uri or default_uri(self.root)
-
-    def tracker(self) -> Tracker:
-        """The MLflow record of this home."""
-        self.make()
-        return Tracker(self.uri(), self.root)
-
-    def folder(self, study: str) -> Path:
-        """Folder of a study: what its driver writes."""
-        return self.root / "studies" / study
-
-    @property
-    def place(self) -> Place:
-        """What the trials of all studies write lies below it.
-
-        Raises:
-            StorageError: if ``storage`` is no path or URI of a store.
-        """
-        return Place.at(self.storage or self.root / "studies")
-
-    def trials(self, study: str) -> Place:
-        """Where the trials of a study write, each in a folder of its own."""
-        return self.place / study / "trials"
-
-    def search_store(self, study: str) -> SearchStore:
-        """Where Optuna keeps a sweep.
-
-        Raises:
-            StorageError: if ``optuna_storage`` is neither PostgreSQL nor a file.
-        """
-        return SearchStore(self.optuna_storage or str(self.folder(study) / "optuna.journal"))
-
-    def make(self) -> None:
-        """Create the folder.
-
-        Raises:
-            StudyError: if it cannot be written.
-        """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.root, os.W_OK | os.X_OK):
-                raise PermissionError("no permission to write")
-        except OSError as error:
-            raise StudyError(
-                f"the home folder {self.root} cannot be written: {error.strerror or error}; choose another with --home"
-            ) from None
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,6 @@ class TrackingError(EquipoiseError):
     """The MLflow store cannot be reached, or has no such study."""
 
 
-def default_uri(home: Path) -> str:
-    """The local store: a SQLite file in the home folder."""
-    return f"sqlite:///{(home / 'mlflow.db').resolve()}"
-
-
 class _Patient:
     """An MLflow client that waits for a server that is away; a call that was refused for another reason fails at once.
 

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import numpy as np
@@ -27,6 +26,7 @@ from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
 from equipoise.models.masking import Mask, MaskSampler, motion_map
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import CheckpointError, EquipoiseError
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import Mix, resolve
 from equipoise.platform.seeds import generator, stream
 from equipoise.platform.settings import Optimisation, TrialSettings
@@ -42,19 +42,6 @@ RANK_ITEMS = 2048  # tokens that enter the effective rank: enough for a stable e
 
 class TrainingError(EquipoiseError):
     """Training cannot go on: a loss that is not finite."""
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where a trial reads.
-
-    Attributes:
-        data: folder that the manifests' paths are relative to.
-        cache: folder of the clip caches.
-    """
-
-    data: Path
-    cache: Path
 
 
 class Reporter(Protocol):

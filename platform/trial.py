@@ -27,11 +27,12 @@ from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableE
 from equipoise.platform.evaluation import frozen_encoder, score, split_features, untrained_encoder
 from equipoise.platform.halving import RungProbes
 from equipoise.platform.halving_scores import encoder_of, rung_scores
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import resolve
 from equipoise.platform.settings import Resources, TrialSettings
 from equipoise.platform.sharding import shard
 from equipoise.platform.storage import REASONS, Place
-from equipoise.platform.training import LocalReporter, Paths, Rungs, Trainer, compute_threads, default_device
+from equipoise.platform.training import LocalReporter, Rungs, Trainer, compute_threads, default_device
 
 PHASE = "phase"
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -17,10 +17,9 @@ import yaml
 from PIL import Image
 
 from equipoise.data import importers, miniature
+from equipoise.platform.home import Home, Paths
 from equipoise.platform.mix import load_variant
 from equipoise.platform.settings import TrialSettings, load_preset, load_regime
-from equipoise.platform.study import Home
-from equipoise.platform.training import Paths
 
 SIZES = miniature.Sizes(frames=8, train_clips=48, test_clips=24, train_stills=60, test_stills=40)
 TINY = {

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from equipoise.data.decode import decode
+from equipoise.data.decode import DECODERS, decode
 from equipoise.data.importers import NAMES, RELEASES, ReleaseError, command_for, import_release
 from equipoise.data.manifest import Manifest
 
@@ -99,7 +99,13 @@ def packed(frames: int) -> list[bytes]:
 
 
 @small
-def test_the_packed_frames_of_ucf101_come_in_order(release: Copy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_packed_frames_of_ucf101_come_in_order(
+    release: Copy, tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    monkeypatch.setenv("EQUIPOISE_DECODER", decoder)
     root = release("ucf101")
     file = "UCF-101/YoYo/v_YoYo_g08_c01.avi"
     with av.open(str(root / file), "w") as container:

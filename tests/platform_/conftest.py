@@ -20,11 +20,10 @@ from selenium.webdriver.chrome.service import Service
 from equipoise.data.miniature import Sizes, build
 from equipoise.platform import study
 from equipoise.platform.definitions import AblationDefinition
+from equipoise.platform.home import Home, Paths
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import load_variant
 from equipoise.platform.settings import RECORDS, TrialSettings, Variant, load_preset, load_regime, parse
-from equipoise.platform.study import Home
-from equipoise.platform.training import Paths
 
 TINY_SIZES = Sizes(pixels=32, frames=16, train_clips=16, test_clips=4, train_stills=16, test_stills=4)
 TINY_PRESET = (

@@ -20,9 +20,10 @@ from equipoise.platform.cli_audit import audit as audit_command
 from equipoise.platform.cli_audit import audit_settings
 from equipoise.platform.definitions import load_sweep
 from equipoise.platform.errors import SettingsError
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import variants
 from equipoise.platform.plots import PlotError
-from equipoise.platform.training import LocalReporter, Paths, Trainer
+from equipoise.platform.training import LocalReporter, Trainer
 
 RECORDS = {r.name: r for r in list_objectives()}
 

@@ -19,8 +19,9 @@ from equipoise.data.cache import CacheError, ClipCache
 from equipoise.data.manifest import Manifest
 from equipoise.platform import cache_building
 from equipoise.platform.cache_building import cache_runner
+from equipoise.platform.home import Paths
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Paths, Trainer
+from equipoise.platform.training import LocalReporter, Trainer
 
 Make = Callable[..., TrialSettings]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

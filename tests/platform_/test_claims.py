@@ -22,11 +22,11 @@ from equipoise.platform.claims_data import Balanced, ClaimFile, Count, Gain, Lar
 from equipoise.platform.claims_evidence import from_csv, from_study
 from equipoise.platform.claims_scene import REFUTED, SUPPORTED, UNCLEAR, UNTESTABLE
 from equipoise.platform.errors import SettingsError
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import load_variant
 from equipoise.platform.results import ResultTable, Score, published_path
 from equipoise.platform.settings import TrialSettings, load_preset, load_regime, parse, shipped
-from equipoise.platform.study import Home
 from equipoise.platform.tracking import TrackingError
 
 ROLES = ("diving48", "ssv2", "imagenet100")

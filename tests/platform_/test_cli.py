@@ -15,9 +15,9 @@ import yaml
 from equipoise.data.manifest import Manifest
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform import cli
+from equipoise.platform.home import Home, Paths
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.study import Home
-from equipoise.platform.training import LocalReporter, Paths, Trainer
+from equipoise.platform.training import LocalReporter, Trainer
 
 Make = Callable[..., TrialSettings]
 Call = Callable[..., tuple[int, str, str]]

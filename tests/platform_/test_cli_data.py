@@ -12,8 +12,8 @@ import pytest
 from equipoise.data.manifest import Manifest
 from equipoise.platform import cli, study
 from equipoise.platform.definitions import AblationDefinition
+from equipoise.platform.home import Home
 from equipoise.platform.settings import load_regime
-from equipoise.platform.study import Home
 
 Call = Callable[..., tuple[int, str, str]]
 SYNTHETIC = ("--train-clips", 24, "--test-clips", 8, "--pixels", 64, "--frames", 8)

@@ -21,8 +21,8 @@ import psutil
 import pytest
 import yaml
 
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
-from equipoise.platform.study import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

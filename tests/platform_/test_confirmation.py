@@ -15,11 +15,11 @@ from equipoise.platform.confirmation import Confirmation, judge
 from equipoise.platform.confirmation_view import show_confirmation
 from equipoise.platform.contrasts import compare, samples
 from equipoise.platform.errors import StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.mix import load_variant
 from equipoise.platform.results import ResultTable, Score
 from equipoise.platform.selection import select
 from equipoise.platform.settings import ObjectiveSetting, TrialSettings, Variant
-from equipoise.platform.study import Home
 from equipoise.platform.tracking import Tracker, TrackingError
 
 Make = Callable[..., TrialSettings]

@@ -26,9 +26,9 @@ from equipoise.platform.designs import Plan
 from equipoise.platform.effects import Effects, effects_of, estimate
 from equipoise.platform.effects_view import conclude_effects
 from equipoise.platform.errors import StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.plots import PlotError
-from equipoise.platform.study import Home
 
 Array = NDArray[np.float64]
 Command = Callable[..., tuple[int, str, str]]

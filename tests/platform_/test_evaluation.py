@@ -16,9 +16,10 @@ from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform import evaluation
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder
+from equipoise.platform.home import Paths
 from equipoise.platform.settings import ProbeSetting, TrialSettings
 from equipoise.platform.storage import Place
-from equipoise.platform.training import LocalReporter, Paths, Trainer, open_cache
+from equipoise.platform.training import LocalReporter, Trainer, open_cache
 
 Make = Callable[..., TrialSettings]
 CPU = torch.device("cpu")

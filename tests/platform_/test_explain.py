@@ -32,13 +32,13 @@ from equipoise.platform.explain import (
     next_trial,
 )
 from equipoise.platform.explain_view import explain_search, show_explanation
+from equipoise.platform.home import Home
 from equipoise.platform.importance import search_importance
 from equipoise.platform.mix import load_variant
 from equipoise.platform.plot_slices import MOST_SLICES, plot_slices
 from equipoise.platform.plots import PlotError
 from equipoise.platform.proposals import OptunaProposer, SearchStore, Snapshot
 from equipoise.platform.settings import ObjectiveSetting, Variant, parse
-from equipoise.platform.study import Home
 from equipoise.platform.warm_start import Earlier, EarlierMix
 
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")

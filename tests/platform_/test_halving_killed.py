@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from equipoise.platform.definitions import SweepDefinition
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.study import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

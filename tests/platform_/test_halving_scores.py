@@ -14,8 +14,9 @@ from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.evaluation import frozen_encoder, untrained_encoder
 from equipoise.platform.halving import RungProbes
 from equipoise.platform.halving_scores import _held_out, encoder_of, items_of, rung_scores
+from equipoise.platform.home import Paths
 from equipoise.platform.settings import ProbeSetting, TrialSettings
-from equipoise.platform.training import LocalReporter, Paths, Rungs, Trainer
+from equipoise.platform.training import LocalReporter, Rungs, Trainer
 from equipoise.platform.trial import looks
 
 Make = Callable[..., TrialSettings]

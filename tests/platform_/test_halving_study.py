@@ -17,12 +17,12 @@ from equipoise.platform.cost import Budget
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.director import Director
 from equipoise.platform.halving import EarlyStopping, SeedFidelity
+from equipoise.platform.home import Paths
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import TrialSettings, parse
 from equipoise.platform.storage import Place
-from equipoise.platform.training import Paths
 from equipoise.platform.trial import PHASE
 
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")

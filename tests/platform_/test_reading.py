@@ -15,9 +15,10 @@ from equipoise.models.jepa import StepOutput
 from equipoise.models.masking import MaskSampler, MotionGuided, motion_map
 from equipoise.models.objectives import Latents, create
 from equipoise.platform.audit import AuditError, audit, refuse_dead
+from equipoise.platform.home import Paths
 from equipoise.platform.mix import resolve, variants
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Paths, Trainer, build_model
+from equipoise.platform.training import LocalReporter, Trainer, build_model
 
 READINGS = ("as_described", "as_published")
 UNTRAINED = (*(n for n in variants() if n.startswith("kinematic")), "sigreg_no_ema")

@@ -26,6 +26,7 @@ from equipoise.platform import report as report_module
 from equipoise.platform import study
 from equipoise.platform.cli import cli
 from equipoise.platform.definitions import AblationDefinition, load_ablation
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import variants
 from equipoise.platform.report import SECTIONS, write_report
@@ -34,7 +35,6 @@ from equipoise.platform.report_content import ReportError, Trial, compare_all, g
 from equipoise.platform.results import ResultTable, Score
 from equipoise.platform.selection import SelectionError, select
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.study import Home
 from equipoise.platform.tracking import TrackingError
 from equipoise.platform.uncertainty import Sample, samples
 

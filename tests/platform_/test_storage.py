@@ -20,12 +20,12 @@ from equipoise.platform import cli, study
 from equipoise.platform.checkpoint import RECORD, STATE, keep_latest, latest, load, save
 from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.errors import CheckpointError, StorageError, StudyError, UnreachableError
+from equipoise.platform.home import Home, Paths
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.storage import Place
-from equipoise.platform.study import Home
-from equipoise.platform.training import LocalReporter, Paths, Trainer
+from equipoise.platform.training import LocalReporter, Trainer
 from equipoise.platform.trial import _stops_all
 
 Make = Callable[..., TrialSettings]

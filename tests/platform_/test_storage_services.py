@@ -34,11 +34,11 @@ from equipoise.platform.conclude import conclude_study
 from equipoise.platform.definitions import AblationDefinition, SweepDefinition
 from equipoise.platform.director import Director
 from equipoise.platform.errors import StorageError, StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.storage import Place
-from equipoise.platform.study import Home
 from equipoise.platform.training import LocalReporter, Trainer
 
 pytestmark = pytest.mark.slow

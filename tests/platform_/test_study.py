@@ -23,9 +23,9 @@ from equipoise.platform.conclude import conclude_study
 from equipoise.platform.definitions import AblationDefinition, SweepDefinition
 from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation import frozen_encoder
+from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
 from equipoise.platform.registry import load_encoder
-from equipoise.platform.study import Home
 from equipoise.platform.tracking import Tracker, TrackingError
 
 CheckBooks = Callable[[Home, str, int], dict[str, str]]

@@ -16,8 +16,9 @@ import torch
 
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import CheckpointError
+from equipoise.platform.home import Paths
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Paths, Trainer, TrainingError, learning_rate
+from equipoise.platform.training import LocalReporter, Trainer, TrainingError, learning_rate
 
 Make = Callable[..., TrialSettings]
 
@@ -60,7 +61,7 @@ import sys, json
 from pathlib import Path
 import torch
 from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Paths, Trainer
+from equipoise.platform.training import LocalReporter, Trainer
 torch.set_num_threads(1)
 settings = TrialSettings.model_validate_json(Path(sys.argv[1]).read_text())
 def report(metrics):

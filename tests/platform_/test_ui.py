@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from selenium.webdriver import Chrome
 
 from equipoise.platform.cli import cli
-from equipoise.platform.study import Home
+from equipoise.platform.home import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # the study they share was run by Ray
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")

@@ -13,12 +13,13 @@ from optuna.trial import TrialState
 
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import StudyError
+from equipoise.platform.home import Home
 from equipoise.platform.importance import search_importance
 from equipoise.platform.mix import load_variant
 from equipoise.platform.proposals import WARMED_ATTRIBUTE, OptunaProposer, SearchStore
 from equipoise.platform.samplers import POPULATION, WARM_ATTRIBUTE
 from equipoise.platform.settings import ObjectiveSetting, TrialSettings, Variant, parse
-from equipoise.platform.study import Home, sweep
+from equipoise.platform.study import sweep
 from equipoise.platform.tracking import Tracker, TrackingError
 from equipoise.platform.warm_start import MOST_STARTS, Earlier, EarlierMix, earlier_mixes
 

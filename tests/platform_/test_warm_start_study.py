@@ -13,9 +13,9 @@ from equipoise.platform import study
 from equipoise.platform.conclude import conclude_study
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.explain_view import explain_search
+from equipoise.platform.home import Home
 from equipoise.platform.samplers import WARM_ATTRIBUTE
 from equipoise.platform.settings import parse
-from equipoise.platform.study import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

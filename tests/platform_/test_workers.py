@@ -16,7 +16,8 @@ from equipoise.platform import study
 from equipoise.platform.cluster import ray_cluster
 from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.errors import StudyError
-from equipoise.platform.study import Home, Outcome
+from equipoise.platform.home import Home
+from equipoise.platform.study import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 NODE = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
