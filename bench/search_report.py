@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 GRID = 400  # points of the budget axis
 DRAWS = 1000  # of the bootstrap over repetitions
 AGAINST = "random"
+BANDS = ("random", "tpe", "tpe + stopping")  # strategies drawn with their intervals
 
 
 def curves(records: list[dict[str, Any]], best: Mapping[int, float], grid: Array) -> dict[int, Array]:
@@ -84,7 +85,7 @@ def report(args: argparse.Namespace) -> None:
     records = [json.loads(line) for line in args.raw.read_text().splitlines()]
     worlds = list(dict.fromkeys(r["world"] for r in records))
     text: list[str] = []
-    figure, axes = plt.subplots(1, len(worlds), figsize=(5.2 * len(worlds), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(worlds), figsize=(5.2 * len(worlds), 4.6), squeeze=False)
     for world, axis in zip(worlds, axes[0], strict=True):
         here = [r for r in records if r["world"] == world]
         by_strategy: dict[str, list[dict[str, Any]]] = {}
@@ -99,7 +100,9 @@ def report(args: argparse.Namespace) -> None:
         counts = {name: _counts(group) for name, group in by_strategy.items()}
         text += table(world, found, grid, counts)
         _draw(axis, world, found, grid)
-    figure.tight_layout()
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.legend(handles, names, loc="lower center", ncol=6, fontsize=8, frameon=False)
     print("\n".join(text))
     if args.write is not None:
         figure.savefig(args.write.with_suffix(".png"), dpi=110)
@@ -117,10 +120,16 @@ def _draw(axis: Any, world: str, found: Mapping[str, dict[int, Array]], grid: Ar
         volumes = np.stack(list(by_seed.values()))
         mean = volumes.mean(0)
         half = stats.t.ppf(0.975, len(volumes) - 1) * volumes.std(0, ddof=1) / np.sqrt(len(volumes))
-        line = axis.plot(grid, mean, label=name, color=f"C{k % 10}", linestyle="-" if "+" in name else "--")[0]
-        axis.fill_between(grid, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
+        line = axis.plot(
+            grid,
+            mean,
+            label=name,
+            color=plt.get_cmap("tab20")(2 * k % 20 + 2 * k // 20),
+            linestyle="-" if "+" in name else "--",
+        )[0]
+        if name in BANDS:
+            axis.fill_between(grid, mean - half, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
     axis.axhline(float(np.mean([v[-1] for v in found[AGAINST].values()])), color="0.6", linewidth=0.8)
     axis.axvline(grid[-1] / 3, color="0.6", linewidth=0.8, linestyle=":")
     axis.set(title=world, xlabel="training spent, in whole trainings", ylabel="hypervolume, best of all = 1")
     axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))
-    axis.legend(fontsize=7)

@@ -434,7 +434,7 @@ def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
     sizes = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth])")
     assert sizes == [[True, 64], [True, 4], [True, 4]] * 4, "a frame of 64 px, and 4 x 4 tokens by each encoder"
     matrices = browser.find_elements(By.CSS_SELECTOR, "table.matrix")
-    assert len(matrices) == 2
+    assert len(matrices) == 3, "one for each mix with objectives"
     assert matrices[0].is_displayed()
 
 
