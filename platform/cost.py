@@ -112,7 +112,7 @@ class Cost:
         """For the record: hours held, seconds lost, and the price where there are prices."""
         found = {"cpu_hours": self.hours("cpu"), "gpu_hours": self.hours("gpu"), "lost_seconds": self.lost}
         found |= {} if prices is None else {"price": self.price(prices)}
-        return {f"cost/{name}": value for name, value in found.items()}
+        return {f"usage/{name}": value for name, value in found.items()}
 
     def to_dict(self) -> dict[str, float]:
         """JSON-able record."""

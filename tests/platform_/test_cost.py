@@ -43,7 +43,7 @@ def test_hours_and_money_follow_the_resources() -> None:
     assert cost.price(Prices(cpu_hour=0.05, gpu_hour=2.5)) == pytest.approx(7 * 0.05 + 2 * 2.5)
     assert Cost.of(cost.to_dict()) == cost
     assert Cost.of(None) == Cost()
-    assert cost.metrics(None) == {"cost/cpu_hours": 7.0, "cost/gpu_hours": 2.0, "cost/lost_seconds": 0.0}
+    assert cost.metrics(None) == {"usage/cpu_hours": 7.0, "usage/gpu_hours": 2.0, "usage/lost_seconds": 0.0}
 
 
 def test_work_done_twice_is_lost_once() -> None:

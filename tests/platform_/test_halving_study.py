@@ -206,7 +206,7 @@ def test_stopped_trials_are_pruned_and_kept_apart(sweep: Callable[..., Sweep]) -
             assert s.runs.status[row.key] == "stopped"
             assert s.runs.tags[row.key]["stopped_at_step"] == str(max(row.rungs))
             names = {name for _, values in s.runs.logged[row.key] for name in values}
-            assert {n for n in names if not n.startswith("cost/")} == {f"rung_{b}" for b in BENCHMARKS}
+            assert {n for n in names if not n.startswith("usage/")} == {f"rung_{b}" for b in BENCHMARKS}
         else:
             assert trial.state == TrialState.COMPLETE
             assert row.result is not None
@@ -415,9 +415,9 @@ def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Clock, s
     s.complete(number)
     assert cost()["seconds"] == 20
     logged = {k: v for _, values in s.runs.logged[s.ledger[number].key] for k, v in values.items()}
-    assert logged["cost/cpu_hours"] == pytest.approx(20 / 3600)
-    assert logged["cost/price"] == pytest.approx(0.2)
-    assert logged["cost/lost_seconds"] == 4.0
+    assert logged["usage/cpu_hours"] == pytest.approx(20 / 3600)
+    assert logged["usage/price"] == pytest.approx(0.2)
+    assert logged["usage/lost_seconds"] == 4.0
 
 
 def test_a_search_ends_with_its_budget_and_goes_on_with_a_larger_one(clock: Clock, sweep: Callable[..., Sweep]) -> None:
