@@ -46,14 +46,15 @@ TINY = {
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start a Ray cluster go to one process, one after the other: two on a machine disturb each other.
+    """Tests that start a Ray cluster come first, because they take longest.
 
-    They come first: they take longest, and the other process does everything else meanwhile.
+    Those of a file go to one process, one after the other, and those that share the study that ran once do too.
     """
     items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
     for item in items:
         if item.get_closest_marker("cluster"):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+            shared = "studied" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("studied" if shared else item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
