@@ -60,6 +60,7 @@ RUN = """
 import sys, json
 from pathlib import Path
 import torch
+from equipoise.platform.home import Paths
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.training import LocalReporter, Trainer
 torch.set_num_threads(1)
