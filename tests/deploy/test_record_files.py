@@ -29,7 +29,7 @@ def compose(deploy: Path, exported: dict[str, str]) -> dict[str, Any]:
     """The Compose file as Docker Compose itself reads it."""
     run = subprocess.run(
         [BIN / "docker-compose", "--file", deploy / "compose.yaml", "config", "--format", "json"],
-        env={**os.environ, **exported, "EQUIPOISE_SECRETS": "/home/someone/secrets"},
+        env={**os.environ, **exported, "EQUIPOISE_SECRETS": "/srv/secrets"},
         capture_output=True,
         text=True,
     )
@@ -59,9 +59,7 @@ def test_ports_are_open_on_loopback_only(compose: dict[str, Any]) -> None:
 
 
 def test_secrets_are_files_outside_the_repository(compose: dict[str, Any]) -> None:
-    assert {k: s["file"] for k, s in compose["secrets"].items()} == {
-        name: f"/home/someone/secrets/{name}" for name in SECRETS
-    }
+    assert {k: s["file"] for k, s in compose["secrets"].items()} == {name: f"/srv/secrets/{name}" for name in SECRETS}
     used = {s["source"] for service in compose["services"].values() for s in service.get("secrets", [])}
     assert used == set(SECRETS)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import norm
 
-from equipoise.platform import cli
 from equipoise.platform.claims import Evidence, Finding, Judgement, judge
 from equipoise.platform.claims_data import Balanced, ClaimFile, Count, Gain, Largest, load_claims
 from equipoise.platform.claims_evidence import from_csv, from_study
@@ -543,21 +542,10 @@ def test_a_regime_that_is_not_there_is_named() -> None:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    monkeypatch.chdir(tmp_path)
+def call(call: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run `equipoise claims` in this process."""
     monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["equipoise", "claims", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+    return functools.partial(call, "claims")
 
 
 def test_json_is_strict_and_complete(call: Call) -> None:

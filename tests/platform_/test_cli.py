@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,12 @@ import yaml
 
 from equipoise.data.manifest import Manifest
 from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform import cli
 from equipoise.platform.home import Home, Paths
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.training import LocalReporter, Trainer
 
 Make = Callable[..., TrialSettings]
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Run the command in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 def sentence(code: int, out: str, err: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from equipoise.data.manifest import Manifest
-from equipoise.platform import cli, study
+from equipoise.platform import study
 from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.home import Home
 from equipoise.platform.settings import load_regime
@@ -20,22 +20,9 @@ SYNTHETIC = ("--train-clips", 24, "--test-clips", 8, "--pixels", 64, "--frames",
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Run the command in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["equipoise", "data", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out = capsys.readouterr()
-        assert "Traceback" not in out.err
-        return code, out.out, out.err
-
-    return run
+def call(call: Call) -> Call:
+    """Run `equipoise data` in this process."""
+    return functools.partial(call, "data")
 
 
 @pytest.mark.usefixtures("small_counts")
