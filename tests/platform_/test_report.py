@@ -406,8 +406,6 @@ def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
     assert written.path == studied.folder("abl").resolve() / "report.html"
     assert set(written.to_dict()["missing"]) == {"importance"}
     assert len(written.pictures.pictures) == 4
-    requests(browser)
-    console(browser)
     open_page(browser, written.path)
     assert console(browser) == []
     assert requests(browser) == [written.path.as_uri()]
