@@ -1,4 +1,4 @@
-"""Injects every fault of tests/platform_/test_cluster.py several times and tabulates what came of it.
+"""Injects every fault of tests/platform_/cluster several times and tabulates what came of it.
 
     python bench/faults.py --times 5 --write bench/faults.md
 
@@ -19,16 +19,16 @@ from pathlib import Path
 
 import click
 
-TESTS = Path(__file__).resolve().parent.parent / "tests" / "platform_" / "test_cluster.py"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "platform_" / "cluster"
 FAULTS = {
-    "test_the_process_of_a_trial_is_killed": "the process of a trial is killed",
-    "test_a_worker_of_train_is_killed": "one of two Ray Train workers is killed",
-    "test_a_node_is_killed": "the node that runs a trial is killed, another is there",
-    "test_a_node_is_told_to_go": "a node is told to go, then killed; no periodic checkpoint",
-    "test_the_driver_is_killed": "the driver is killed (SIGKILL), then --resume",
-    "test_the_head_is_restarted": "the head node is killed and started anew, then --resume",
-    "test_the_storage_is_full": "the storage is full, room is made, then --resume",
-    "test_the_mlflow_server_is_away": "the MLflow server is killed and comes back after a minute",
+    "test_losing_processes.py::test_the_process_of_a_trial_is_killed": "the process of a trial is killed",
+    "test_losing_processes.py::test_a_worker_of_train_is_killed": "one of two Ray Train workers is killed",
+    "test_losing_nodes.py::test_a_node_is_killed": "the node that runs a trial is killed, another is there",
+    "test_losing_nodes.py::test_a_node_is_told_to_go": "a node is told to go, then killed; no periodic checkpoint",
+    "test_losing_processes.py::test_the_driver_is_killed": "the driver is killed (SIGKILL), then --resume",
+    "test_losing_nodes.py::test_the_head_is_restarted": "the head node is killed and started anew, then --resume",
+    "test_losing_services.py::test_the_storage_is_full": "the storage is full, room is made, then --resume",
+    "test_losing_services.py::test_the_mlflow_server_is_away": "the MLflow server is killed, and back after a minute",
 }
 AWAY_S = 60
 
@@ -46,7 +46,7 @@ class Run:
 def inject(test: str, folder: Path) -> Run:
     """Run one fault's test and read what it recorded."""
     report = folder / "report.xml"
-    words = [sys.executable, "-m", "pytest", "-q", f"{TESTS}::{test}", f"--junitxml={report}", "-p", "no:cacheprovider"]
+    words = [sys.executable, "-m", "pytest", "-q", str(TESTS / test), f"--junitxml={report}", "-p", "no:cacheprovider"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "EQUIPOISE_MLFLOW_AWAY_S": str(AWAY_S)}
     subprocess.run([*words, "--timeout=900"], cwd=TESTS.parents[2], env=environment, capture_output=True, check=False)
     case = ElementTree.parse(report).getroot().find(".//testcase")

@@ -16,10 +16,13 @@ from rich.table import Table
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import StorageError
 from equipoise.platform.home import Home
+from equipoise.platform.plot_cost import plot_cost
 from equipoise.platform.plots import MOST_CURVES, plot_curves, plot_front
+from equipoise.platform.record import definition_of
 from equipoise.platform.registry import BALANCED, BASELINE, MODEL_FOLDER, register
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Selection, select
+from equipoise.platform.spending import Spending, spending
 from equipoise.platform.tracking import Tracker
 
 
@@ -31,19 +34,25 @@ class Conclusion:
         selection: front, balanced variant and notes.
         plot: the picture.
         weights: weights of every variant by objective, where a study tells them.
+        cost: what the study spent, where its record holds that.
+        cost_plot: its gains against that.
         notes: what could not be done.
     """
 
     selection: Selection
     plot: Path
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    cost: Spending | None = None
+    cost_plot: Path | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""
         weights = {k: dict(v) for k, v in self.weights.items()}
         record = self.selection.to_dict()
-        return {**record, "notes": [*record["notes"], *self.notes], "weights": weights, "plot": str(self.plot)}
+        record |= {"notes": [*record["notes"], *self.notes], "weights": weights, "plot": str(self.plot)}
+        record["cost"] = None if self.cost is None else {**self.cost.to_dict(), "plot": str(self.cost_plot)}
+        return record
 
 
 def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float | None) -> Conclusion:
@@ -76,6 +85,9 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
         tracker.tag(run_id, balanced=balanced.variant if balanced else "none")
         tracker.tag(run_id, **{"mlflow.note.content": _note(found.selection)})
         runs = tracker.trial_runs(run_id)
+        found = _against_cost(found, spending(runs, definition_of(tracker, parent), found.selection), f"Study {name}")
+        if found.cost_plot is not None:
+            tracker.artifacts(run_id, found.cost_plot)
         shown = most_telling(runs, found.selection)
         for metric, label in (("jepa", "JEPA loss"), ("effective_rank", "effective rank of the target")):
             curves = tracker.curves(shown, metric)
@@ -87,6 +99,14 @@ def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | 
     _mark(tracker, finished, found.selection)
     notes = _register(tracker, name, finished, wanted)
     return replace(found, weights=tracker.weights(run_id), notes=tuple(notes))
+
+
+def _against_cost(found: Conclusion, spent: Spending | None, title: str) -> Conclusion:
+    """With the picture of gains against cost beside that of the front, where the record holds costs."""
+    if spent is None:
+        return found
+    beside = found.plot.with_name(f"{found.plot.stem}_cost{found.plot.suffix}")
+    return replace(found, cost=spent, cost_plot=plot_cost(spent, found.selection, beside, f"{title}: gains and cost"))
 
 
 def _mark(tracker: Tracker, finished: Sequence[Any], selection: Selection) -> None:
@@ -168,4 +188,8 @@ def show(found: Conclusion, console: Console) -> None:
     console.print(f"Hypervolume {s.hypervolume:.4g} (reference: {s.baseline}{against}).", highlight=False)
     for note in (*s.notes, *found.notes):
         console.print(f"- {note}", highlight=False)
+    if found.cost is not None:
+        console.print(found.cost.sentence, highlight=False)
     console.print(f"Plot: {found.plot}", highlight=False, soft_wrap=True)
+    if found.cost_plot is not None:
+        console.print(f"Against cost: {found.cost_plot}", highlight=False, soft_wrap=True)

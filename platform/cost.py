@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from equipoise.platform.settings import Resources, Settings
 
 HOUR = 3600.0
+USAGE = "usage/"  # before the names of what a trial cost, in the record
 FORM = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(cpu|gpu)-h(?:ours?)?", re.IGNORECASE)
 
 
@@ -112,7 +113,15 @@ class Cost:
         """For the record: hours held, seconds lost, and the price where there are prices."""
         found = {"cpu_hours": self.hours("cpu"), "gpu_hours": self.hours("gpu"), "lost_seconds": self.lost}
         found |= {} if prices is None else {"price": self.price(prices)}
-        return {f"usage/{name}": value for name, value in found.items()}
+        return {f"{USAGE}{name}": value for name, value in found.items()}
+
+    @classmethod
+    def recorded(cls, metrics: Mapping[str, float]) -> Cost | None:
+        """From what :meth:`metrics` wrote into a record, hours and lost work; None where that holds nothing of it."""
+        if f"{USAGE}cpu_hours" not in metrics:
+            return None
+        cpus, gpus = (HOUR * metrics[f"{USAGE}{unit}_hours"] for unit in ("cpu", "gpu"))
+        return cls(cpu_seconds=cpus, gpu_seconds=gpus, lost=metrics[f"{USAGE}lost_seconds"])
 
     def to_dict(self) -> dict[str, float]:
         """JSON-able record."""

@@ -116,7 +116,8 @@ def plot_front(selection: Selection, path: str | Path, title: str) -> Path:
     figure.draw(renderer)
     figure.set_layout_engine("none")  # the panels stay where they are: names are placed in their pixels
     for axis, (across, up) in zip(axes, pairs, strict=False):
-        _label(axis, renderer, selection, across, up)
+        points = {row.variant: (row.means[across], row.means[up]) for row in selection.rows}
+        label_variants(axis, renderer, selection, points, _lines(axis, selection, across, up))
     return _save(figure, path)
 
 
@@ -246,25 +247,38 @@ def _lines(axis: Axes, selection: Selection, across: str, up: str) -> Boxes:
     return np.hstack([ends.min(axis=1) - 1.5, ends.max(axis=1) + 1.5])
 
 
-def _label(axis: Axes, renderer: RendererAgg, selection: Selection, across: str, up: str) -> None:
+def label_variants(
+    axis: Axes,
+    renderer: RendererAgg,
+    selection: Selection,
+    points: Mapping[str, tuple[float, float]],
+    lines: Boxes,
+) -> None:
     """Name points where the name covers least: other markers, names already there, lines, the panel's edge.
 
     Names come in the order of importance; a name pushed away from its point gets a thin leader line. Where there are
     more than ``MOST_NAMES`` variants the dominated ones stay without.
+
+    Args:
+        axis: whose limits and place in the figure are final.
+        renderer: of the figure.
+        selection: whose variants they are.
+        points: variant to its place on the axis.
+        lines: what else a name should not lie on.
     """
     order = ("balanced", "baseline", "random_init", "front", "untrained", "rest")
     rows = sorted(selection.rows, key=lambda row: order.index(group_of(selection, row)))
     styles = [STYLES[group_of(selection, row)] for row in rows]
-    centres = axis.transData.transform([(row.means[across], row.means[up]) for row in rows])
+    centres = axis.transData.transform([points[row.variant] for row in rows])
     halves = np.array([style.size * DPI / 72 / 2 * 0.85 for style in styles])[:, None]
-    taken = np.vstack([np.hstack([centres - halves, centres + halves]), _lines(axis, selection, across, up)])
+    taken = np.vstack([np.hstack([centres - halves, centres + halves]), lines])
     frame = np.array([axis.get_window_extent().extents])
     for row, style, centre, half in zip(rows, styles, centres, halves[:, 0], strict=True):
         if style is STYLES["rest"] and len(rows) > MOST_NAMES:
             continue
         text = axis.annotate(
             row.variant,
-            (row.means[across], row.means[up]),
+            points[row.variant],
             xytext=(0, 0),
             textcoords="offset points",  # not pixels: a PDF has other pixels than the PNG
             color=style.ink,
@@ -348,10 +362,10 @@ def _ranking(axis: Axes, selection: Selection) -> None:
     axis.set_yticks(np.arange(len(rows)), [row.variant for row in rows])
 
 
-def _legend(selection: Selection, *, stepped: bool) -> list[Line2D | Patch]:
-    """One entry for each group that is there, then the lines."""
+def group_handles(selection: Selection) -> list[Line2D | Patch]:
+    """A legend's entries for the groups of variants that are there."""
     there = {group_of(selection, row) for row in selection.rows}
-    handles: list[Line2D | Patch] = [
+    return [
         Line2D(
             [],
             [],
@@ -365,6 +379,11 @@ def _legend(selection: Selection, *, stepped: bool) -> list[Line2D | Patch]:
         for name, style in reversed(STYLES.items())
         if name in there
     ]
+
+
+def _legend(selection: Selection, *, stepped: bool) -> list[Line2D | Patch]:
+    """One entry for each group that is there, then the lines."""
+    handles = group_handles(selection)
     if stepped:
         handles.append(Line2D([], [], color=PALETTE[0], alpha=0.55, linewidth=1.3, label="best for the pair"))
     handles.append(Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="baseline mean"))

@@ -30,7 +30,7 @@ from equipoise.platform.report_content import (
     gather,
     verdict,
 )
-from equipoise.platform.report_lines import bars, curves, line_styles, parallel, swatch
+from equipoise.platform.report_lines import bars, curves, gains_for_cost, line_styles, parallel, swatch, volume_for_cost
 from equipoise.platform.report_pictures import Pictures, feature_pictures
 from equipoise.platform.selection import Row
 from equipoise.platform.settings import shipped
@@ -180,6 +180,7 @@ def page(content: Content, pictures: Pictures) -> str:
         others=sum(style == "other" and name in drawn for name, style in styles.items()),
         p=pictures,
         cost=_cost(content),
+        for_cost=_for_cost(content),
         repeat=_repeat(content, pictures),
     )
 
@@ -337,6 +338,12 @@ def _cost(content: Content) -> dict[str, Any]:
     total = math.fsum(h for hours in by_variant.values() for h in hours)
     lost = math.fsum(t.hours or 0.0 for t in content.trials if t.status != "finished")
     return {"total": total, "lost": lost, "by_variant": {v: (len(h), math.fsum(h)) for v, h in by_variant.items()}}
+
+
+def _for_cost(content: Content) -> list[str]:
+    """What was gained against what was spent."""
+    spent = content.spending
+    return [] if spent is None else [volume_for_cost(spent), gains_for_cost(spent, content.selection)]
 
 
 def _repeat(content: Content, pictures: Pictures) -> dict[str, Any]:

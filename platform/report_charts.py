@@ -105,6 +105,35 @@ class Chart:
         point = self.add("path", f"mark {group}", d=_shape(group, x, y), data_variant=variant)
         ET.SubElement(point, "title").text = told
 
+    def names(self, points: Mapping[str, Span], kinds: Mapping[str, str]) -> None:
+        """Names beside their points where nothing is covered; the dominated ones only where all find room."""
+        taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in points.values()]
+        left, top, right, bottom = self.plot
+        for variant, (x, y) in points.items():
+            minor = kinds[variant] in ("rest", "untrained")
+            if minor and len(points) > MOST_NAMES:
+                continue
+            wide = LETTER * len(variant)
+            spots = [(x + 10, y + 4.5, "start"), (x - 10, y + 4.5, "end"), (x, y - 11, "middle"), (x, y + 20, "middle")]
+            spots += [(x + 8, y - 9, "start"), (x - 8, y - 9, "end"), (x + 8, y + 18, "start"), (x - 8, y + 18, "end")]
+            prices = []
+            for across, baseline, anchor in spots:
+                begin = across - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
+                box = (begin, baseline - LINE + 3, begin + wide, baseline + 3)
+                outside = (
+                    max(left - box[0], 0) + max(box[2] - right, 0) + max(top - box[1], 0) + max(box[3] - bottom, 0)
+                )
+                prices.append(
+                    (sum(_shared(box, other) for other in taken) + 40 * outside, box, (across, baseline, anchor))
+                )
+            price, box, (across, baseline, anchor) = min(prices, key=lambda p: p[0])
+            if price > (0.1 if minor else 0.5) * wide * LINE:
+                continue  # it would hide another name: the marker's title and the table have it
+            taken.append(box)
+            self.add(
+                "text", f"name {kinds[variant]}", x=across, y=baseline, text_anchor=anchor, data_variant=variant
+            ).text = variant
+
     def html(self) -> str:
         """The picture as it stands in a page."""
         return ET.tostring(self.root, encoding="unicode")
@@ -195,7 +224,7 @@ def pair(selection: Selection, means: Mapping[tuple[str, str], Span], across: st
             chart.add("path", f"whisker {kinds[row.variant]}", d=d, data_variant=row.variant)
     for row in rows:
         chart.mark(x(row.means[across]), y(row.means[up]), kinds[row.variant], row.variant, told=spoken(row, means))
-    _names(chart, {r.variant: (x(r.means[across]), y(r.means[up])) for r in rows[::-1]}, kinds)
+    chart.names({r.variant: (x(r.means[across]), y(r.means[up])) for r in rows[::-1]}, kinds)
     return chart.html()
 
 
@@ -228,32 +257,6 @@ def _whiskers(row: Row, means: Mapping[tuple[str, str], Span], pair_: tuple[str,
         at = x(row.means[across])
         found.append(f"M{at:.2f} {y(max(low, y.low)):.2f}V{y(min(high, y.high)):.2f}")
     return found
-
-
-def _names(chart: Chart, points: Mapping[str, Span], kinds: Mapping[str, str]) -> None:
-    """Names beside their points where nothing is covered; the dominated ones only where all find room."""
-    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in points.values()]
-    left, top, right, bottom = chart.plot
-    for variant, (x, y) in points.items():
-        minor = kinds[variant] in ("rest", "untrained")
-        if minor and len(points) > MOST_NAMES:
-            continue
-        wide = LETTER * len(variant)
-        spots = [(x + 10, y + 4.5, "start"), (x - 10, y + 4.5, "end"), (x, y - 11, "middle"), (x, y + 20, "middle")]
-        spots += [(x + 8, y - 9, "start"), (x - 8, y - 9, "end"), (x + 8, y + 18, "start"), (x - 8, y + 18, "end")]
-        prices = []
-        for across, baseline, anchor in spots:
-            begin = across - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
-            box = (begin, baseline - LINE + 3, begin + wide, baseline + 3)
-            outside = max(left - box[0], 0) + max(box[2] - right, 0) + max(top - box[1], 0) + max(box[3] - bottom, 0)
-            prices.append((sum(_shared(box, other) for other in taken) + 40 * outside, box, (across, baseline, anchor)))
-        price, box, (across, baseline, anchor) = min(prices, key=lambda p: p[0])
-        if price > (0.1 if minor else 0.5) * wide * LINE:
-            continue  # it would hide another name: the marker's title and the table have it
-        taken.append(box)
-        chart.add(
-            "text", f"name {kinds[variant]}", x=across, y=baseline, text_anchor=anchor, data_variant=variant
-        ).text = variant
 
 
 def _shared(one: Box, other: Box) -> float:

@@ -13,12 +13,14 @@ from typing import Any
 from equipoise.platform.conclude import most_telling
 from equipoise.platform.confirmation import Confirmation, confirmation_of
 from equipoise.platform.correctness import read_correctness
+from equipoise.platform.cost import Cost
 from equipoise.platform.effects import Effects, effects_of
 from equipoise.platform.errors import EquipoiseError, StorageError
 from equipoise.platform.home import Home
 from equipoise.platform.importance import Importance, ImportanceError, search_importance
 from equipoise.platform.results import ResultTable
 from equipoise.platform.selection import Row, Selection, select
+from equipoise.platform.spending import Measure, Spending, spending
 from equipoise.platform.tracking import TRAIN, Tracker
 from equipoise.platform.uncertainty import Difference, Sample, StatisticsError, compare, holm, interval, samples
 
@@ -60,6 +62,9 @@ class Trial:
         score: seconds of scoring, None where unknown.
         wall: seconds between the run's start and its end, pauses included; used where both others are unknown.
         devices: CPUs or GPUs it occupied meanwhile.
+        booked: device hours that it held its resources, by the study's book; None where the record does not have them.
+        lost: seconds of training that were done twice.
+        price: of those hours, None for a study without prices.
     """
 
     key: str
@@ -72,15 +77,20 @@ class Trial:
     score: float | None
     wall: float | None
     devices: float
+    booked: float | None = None
+    lost: float = 0.0
+    price: float | None = None
 
     @property
     def measured(self) -> bool:
         """Whether the trial's own clock is known."""
-        return self.pretrain is not None or self.score is not None
+        return self.booked is not None or self.pretrain is not None or self.score is not None
 
     @property
     def hours(self) -> float | None:
-        """Device hours, from its own clock where there is one."""
+        """Device hours: as booked, or from its own clock where there is one."""
+        if self.booked is not None:
+            return self.booked
         seconds = (self.pretrain or 0.0) + (self.score or 0.0) if self.measured else self.wall
         return None if seconds is None else seconds * self.devices / 3600
 
@@ -108,6 +118,7 @@ class Content:
         audits: one per mix audited, as :meth:`equipoise.platform.audit.AuditResult.to_dict` gives it.
         curves: metric to curves by trial name.
         trials: every trial.
+        spending: what they cost in the order in which they ended, None where the record does not say.
         unit: ``CPU`` or ``GPU``.
         settings: settings of one trial as stored.
         manifest_hash: of all manifests together.
@@ -131,6 +142,7 @@ class Content:
     audits: Sequence[Mapping[str, Any]]
     curves: Mapping[str, Curves]
     trials: Sequence[Trial]
+    spending: Spending | None
     unit: str
     settings: Mapping[str, Any]
     manifest_hash: str
@@ -217,6 +229,7 @@ def gather(study: str, home: Home, tolerance: float | None = None) -> Content:
         audits=_audits(tracker, run_id, notes),
         curves={m: tracker.curves(most_telling(runs, selection), m) for m in ("jepa", "effective_rank")},
         trials=trials,
+        spending=spending(runs, definition, selection),
         unit=unit,
         settings=settings,
         manifest_hash=next((r.data.tags["manifest_hash"] for r in runs if "manifest_hash" in r.data.tags), ""),
@@ -266,9 +279,11 @@ def _trials(runs: Sequence[Any], definition: Mapping[str, Any], notes: dict[str,
     asked = definition.get("resources", {})
     gpus, cpus = float(asked.get("gpus_per_worker", 0)), float(asked.get("cpus_per_worker", 1))
     devices = float(asked.get("workers", 1)) * (gpus or cpus)
+    measure = Measure.of(definition)
     trials = []
     for run in runs:
         tags, metrics, info = run.data.tags, run.data.metrics, run.info
+        cost = Cost.recorded(metrics)
         trials.append(
             Trial(
                 key=tags["trial"],
@@ -281,6 +296,9 @@ def _trials(runs: Sequence[Any], definition: Mapping[str, Any], notes: dict[str,
                 score=metrics.get("score_seconds"),
                 wall=(info.end_time - info.start_time) / 1000 if info.end_time else None,
                 devices=devices,
+                booked=None if cost is None else cost.hours(measure.unit),
+                lost=0.0 if cost is None else cost.lost,
+                price=None if cost is None or measure.prices is None else cost.price(measure.prices),
             )
         )
     guessed = [t.key for t in trials if not t.measured]

@@ -24,6 +24,7 @@ from equipoise.platform.report_charts import (
 )
 from equipoise.platform.report_content import Difference
 from equipoise.platform.selection import Selection
+from equipoise.platform.spending import Spending
 
 MOST_STYLES = len(PALETTE) * len(DASHES)
 SHIFT = 5.0  # between two intervals on one axis
@@ -75,6 +76,59 @@ def parallel(selection: Selection, differences: Mapping[tuple[str, str, str], Di
                     chart.add("path", f"whisker {kind}", d=f"M{at:.2f} {y(low):.2f}V{y(high):.2f}", data_variant=name)
             chart.mark(x, y(gain), kind, name, told)
     return chart.html()
+
+
+def volume_for_cost(spent: Spending) -> str:
+    """The hypervolume of what was known by then, over what had been spent by then."""
+    chart = Chart(f"Hypervolume of what was known by then, over what had been spent by then, in {spent.measure}")
+    _, top, _, bottom = chart.plot
+    y = scale_of([0.0, *(one.hypervolume for one in spent.trials)], bottom, top)
+    x = _spent_axis(chart, spent)
+    chart.up(y, "hypervolume")
+    steps = "".join(f"H{x(one.spent):.2f}V{y(one.hypervolume):.2f}" for one in spent.trials)
+    line = chart.add("path", "curve c2", d=f"M{x(0.0):.2f} {y(0.0):.2f}{steps}")
+    last = spent.trials[-1]
+    ET.SubElement(line, "title").text = f"{last.hypervolume:.3g} after {last.spent:.3g} {spent.measure}"
+    return chart.html()
+
+
+def gains_for_cost(spent: Spending, selection: Selection) -> str:
+    """Each variant's smallest gain over the baseline, where its last score was in."""
+    kinds = groups(selection)
+    far = outside(selection)
+    rows = sorted(
+        (row for row in selection.rows if row.variant not in far), key=lambda row: ORDER.index(kinds[row.variant])
+    )
+    chart = Chart(
+        f"Smallest gain over {selection.baseline} of {len(rows)} variants, over what had been spent when their last "
+        f"score was in, in {spent.measure}"
+    )
+    left, top, right, bottom = chart.plot
+    least = {row.variant: min(row.gains.values()) for row in rows}
+    y = scale_of(least.values(), bottom, top)
+    x = _spent_axis(chart, spent)
+    chart.up(y, f"smallest gain over {selection.baseline} (points)")
+    chart.add("line", "base", x1=left, x2=right, y1=y(0.0), y2=y(0.0))
+    places = {name: (x(spent.where[name]), y(gain)) for name, gain in least.items()}
+    for name, (across, up) in places.items():
+        told = f"{name}: {least[name]:+.2f} points where it gains least, after {spent.where[name]:.3g} {spent.measure}"
+        chart.mark(across, up, kinds[name], name, told)
+    chart.names(dict(reversed(places.items())), kinds)
+    return chart.html()
+
+
+def _spent_axis(chart: Chart, spent: Spending) -> Scale:
+    """The axis of what had been spent, with what was done twice tinted."""
+    left, top, right, bottom = chart.plot
+    x = Scale(0.0, 1.05 * spent.total or 1.0, left, right)
+    for one in spent.trials:
+        if one.lost:
+            began = one.spent - one.cost
+            wide = x(began + one.lost) - x(began)
+            band = chart.add("rect", "lost", x=x(began), y=top, width=wide, height=bottom - top)
+            ET.SubElement(band, "title").text = f"{one.trial}: {one.lost:.3g} {spent.measure} done twice"
+    chart.across(x, f"spent by then ({spent.measure})")
+    return x
 
 
 def _reach(gains: Sequence[float], drawn: Sequence[Difference]) -> list[float]:

@@ -100,19 +100,19 @@ def free_port() -> FreePort:
     return find
 
 
-Wait = Callable[[int, "subprocess.Popen[Any]"], None]
+Wait = Callable[..., None]
 
 
 @pytest.fixture(scope="session")
 def wait_for_server() -> Wait:
     """Wait until a process of ours listens on a port."""
 
-    def wait(port: int, process: subprocess.Popen[Any]) -> None:
+    def wait(port: int, process: subprocess.Popen[Any], ip: str = "127.0.0.1") -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             assert process.poll() is None, f"the server ended with {process.returncode}"
             with socket.socket() as one:
-                if one.connect_ex(("127.0.0.1", port)) == 0:
+                if one.connect_ex((ip, port)) == 0:
                     return
             time.sleep(0.05)
         raise AssertionError(f"no server on port {port} after two minutes")
