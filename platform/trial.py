@@ -191,6 +191,8 @@ def pretrain_on_train(
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    from equipoise.platform.process_group import NodeTorchConfig
+
     # A worker's report waits until the one before it was fetched, which Train does every two seconds by itself:
     # training would go no faster than one report in that time.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -198,6 +200,7 @@ def pretrain_on_train(
     per_worker = {"CPU": r.cpus_per_worker, **({"GPU": r.gpus_per_worker} if r.gpus_per_worker else {})}
     trainer = TorchTrainer(
         train_worker,
+        torch_config=NodeTorchConfig(),
         train_loop_config={
             "settings": settings.model_dump_json(),
             "folder": str(folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform import study
+from equipoise.platform import process_group, study
 from equipoise.platform.cluster import ray_cluster
 from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.errors import StudyError
@@ -93,3 +94,18 @@ def test_motion_guided_masks_are_those_of_the_whole_batch(home: Home, tiny_data:
 def test_a_placement_that_is_impossible_is_refused(home: Home, tiny_data: Path, three_nodes: str) -> None:
     with pytest.raises(StudyError, match=r"a trial needs 4 CPU \(4 workers of 1 CPU, STRICT_SPREAD\)"):
         train(home, tiny_data, three_nodes, "apart", "baseline", workers=4, placement="STRICT_SPREAD")
+
+
+def test_workers_meet_on_the_interface_of_the_nodes_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    assert process_group.interface_of("127.0.0.1") == "lo"
+    assert process_group.interface_of("203.0.113.9") is None
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "203.0.113.9")
+    process_group.choose_interface()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    process_group.choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    process_group.choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
