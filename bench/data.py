@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python bench/data.py decoders
     OMP_NUM_THREADS=1 python bench/data.py clips
     OMP_NUM_THREADS=1 python bench/data.py waiting --preset small --batch 8
+    OMP_NUM_THREADS=1 python bench/data.py evaluation --preset nano
     OMP_NUM_THREADS=1 python bench/data.py probes
 
 Other work on the machine makes wall times longer and leaves CPU times nearly alone, so both are printed.
@@ -11,6 +12,7 @@ Other work on the machine makes wall times longer and leaves CPU times nearly al
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -28,14 +30,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from equipoise.data.cache import ClipCache
-from equipoise.data.decode import _decode_decord, _decode_pyav, uniform_indices
+from equipoise.data.decode import _decode_decord, _decode_pyav, decode, uniform_indices
 from equipoise.data.loader import ClipStream
 from equipoise.data.manifest import Manifest
 from equipoise.data.mixture import Mixture, Source
 from equipoise.data.transforms import MEAN, STD, Augment
 from equipoise.platform.home import Paths
 from equipoise.platform.settings import Regime, TrialSettings, Variant, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.training import LocalReporter, Trainer, open_cache
 
 FRAMES, STRIDE, SIZE, CACHED = 16, 4, 112, 128  # those of the preset `small`
 BATCH = 32
@@ -137,11 +139,11 @@ def decoders(folder: Path, _: argparse.Namespace) -> None:
             (f"{FRAMES} in a row", np.arange(begin, begin + FRAMES)),
         ):
             taken = []
-            for decode in (_decode_decord, _decode_pyav):
-                decode(path, choice)
+            for decoded in (_decode_decord, _decode_pyav):
+                decoded(path, choice)
                 clock, times = Clock(), 0
                 while clock.spent()[1] < 1.0:
-                    decode(path, choice)
+                    decoded(path, choice)
                     times += 1
                 taken.append(1000 * clock.spent()[1] / times)
             one, two = _decode_decord(path, choice).astype(int), _decode_pyav(path, choice)
@@ -368,33 +370,43 @@ class PlainProbe(nn.Module):
         return self.classify(self.norm(query + found)[:, 0])
 
 
-def one_by_one(encoder: Any, manifest: Manifest, frames: int, size: int) -> Tensor:
-    """Features, clip after clip, each decoded from its file."""
+def one_by_one(encoder: Any, manifest: Manifest, frames: int, size: int, pooled: bool) -> Tensor:
+    """Features, clip after clip, each decoded from its file; a still image is shown as so many equal frames."""
     from equipoise.data.transforms import center_crop_resize
 
     found = []
     with torch.inference_mode():
         for number in range(len(manifest)):
-            chosen = uniform_indices(int(manifest.frames[number]), frames)
-            clip = torch.from_numpy(_decode_decord(manifest.file(number), chosen))[None]
-            patches, kind = encoder.patches(center_crop_resize(clip, size))
-            found.append(encoder(patches, kind, last_only=True))
+            if manifest.kind[number] == "image":
+                pixels = decode(manifest.file(number), "image").repeat(frames, axis=0)
+            else:
+                chosen = uniform_indices(int(manifest.frames[number]), frames)
+                pixels = _decode_decord(manifest.file(number), chosen)
+            patches, kind = encoder.patches(center_crop_resize(torch.from_numpy(pixels)[None], size))
+            features = encoder(patches, kind, last_only=True)
+            found.append(features.mean(1) if pooled else features)
     return torch.cat(found)
 
 
-def published_way(
-    encoder: Any, sets: dict[str, Manifest], preset: Any, grid: list[tuple[float, float]], seed: int
-) -> float:
-    """One probe after the other, each with features of its own; the best accuracy on the test items, percent."""
-    best = 0.0
-    setting = preset.probes["attentive"]
-    for rate, decay in grid:
-        features = {k: one_by_one(encoder, m, preset.model.frames, preset.model.size) for k, m in sets.items()}
-        labels = {k: torch.tensor(m.label.tolist()) for k, m in sets.items()}
-        mean, std = features["train"].mean((0, 1)), features["train"].std((0, 1))
+def published_way(encoder: Any, sets: dict[str, Manifest], preset: Any, setting: Any) -> tuple[float, float, float]:
+    """One probe after the other, each with features of its own.
+
+    Returns the best accuracy on the test items in percent, and the CPU seconds of features and of fitting probes.
+    """
+    best = features_took = probes_took = 0.0
+    labels = {k: torch.tensor(m.label.tolist()) for k, m in sets.items()}
+    pooled, classes = setting.pooling == "linear", len(sets["train"].classes)
+    for rate, decay in itertools.product(setting.lr, setting.weight_decay):
+        clock = Clock()
+        features = {k: one_by_one(encoder, m, preset.model.frames, preset.model.size, pooled) for k, m in sets.items()}
+        features_took += clock.spent()[1]
+        clock = Clock()
+        axes = tuple(range(features["train"].ndim - 1))
+        mean, std = features["train"].mean(axes), features["train"].std(axes)
         features = {k: ((f - mean) / std).clone() for k, f in features.items()}
-        torch.manual_seed(seed)
-        probe = PlainProbe(features["train"].shape[-1], setting.heads, len(sets["train"].classes))
+        torch.manual_seed(0)
+        width = features["train"].shape[-1]
+        probe = nn.Linear(width, classes) if pooled else PlainProbe(width, setting.heads, classes)
         optimiser = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=decay)
         steps = setting.epochs * -(-len(labels["train"]) // setting.batch)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -408,18 +420,81 @@ def published_way(
         with torch.inference_mode():
             right = (probe(features["test"]).argmax(1) == labels["test"]).float().mean()
         best = max(best, 100 * float(right))
-    return best
+        probes_took += clock.spent()[1]
+    return best, features_took, probes_took
+
+
+def compared(folder: Path, settings: TrialSettings, built: dict[str, dict[str, Manifest]]) -> None:
+    """Rows of what a trial's evaluation takes the published way and as a study does it, a benchmark a row, then all."""
+    from equipoise.platform.evaluation import score, untrained_encoder
+
+    paths = Paths(folder / "data", Path(tempfile.mkdtemp(dir=folder)))
+    encoder = untrained_encoder(settings)
+    totals = [0.0] * 4
+    probes_of_all = 0
+    for name in settings.scored:
+        benchmark = settings.regime.benchmarks[name]
+        setting = settings.preset.probes[benchmark.pooling]
+        probes_here = len(setting.lr) * len(setting.weight_decay)
+        slow, features, fitting = published_way(encoder, built[name], settings.preset, setting)
+        clock = Clock()
+        for split in (benchmark.train, benchmark.test):
+            open_cache(settings, paths, split)
+        cold = clock.spent()[1]
+        clock = Clock()
+        fast = score(encoder, settings.model_copy(update={"benchmarks": (name,)}), paths, torch.device("cpu"))[0]
+        ours = clock.spent()[1]
+        kept = features / probes_here + fitting
+        took = [features + fitting, kept, ours, cold]
+        totals = [total + more for total, more in zip(totals, took, strict=True)]
+        probes_of_all += probes_here
+        what = f"{name}, {benchmark.pooling}: {' + '.join(f'{len(m):,}' for m in built[name].values())} items"
+        comparison(what, probes_here, took, f"{slow:.1f}", f"{fast.accuracy:.1f}")
+    comparison("**all**", probes_of_all, totals, "", "")
+
+
+def comparison(what: str, count: int, took: list[float], slow: str, fast: str) -> None:
+    published, kept, ours, cold = took
+    row(what, count, published, ours, f"**{published / ours:.1f}**", f"{kept / ours:.1f}", slow, fast, cold)
+
+
+COLUMNS = (
+    "probes",
+    "published way, CPU s",
+    "study's, CPU s",
+    "times",
+    "times, had it kept features between probes",
+    "published way, %",
+    "study's, %",
+    "cache built, once for all trials, CPU s",
+)
+
+
+def evaluation(folder: Path, options: argparse.Namespace) -> None:
+    """The evaluation a study runs, all benchmarks and probes of a preset as it ships, beside the published way."""
+    from equipoise.data import miniature
+
+    sizes = miniature.Sizes(
+        train_clips=options.train, test_clips=options.test, train_stills=options.train, test_stills=options.test
+    )
+    built = miniature.build(folder / "data" / "miniature", seed=0, workers=2, sizes=sizes)
+    settings = TrialSettings(
+        variant_name="random_init",
+        variant=Variant(untrained=True),
+        preset=load_preset(options.preset, [f"cache_size={load_preset(options.preset).model.size}"]),
+        regime=load_regime("miniature"),
+    )
+    head(f"preset {options.preset}", *COLUMNS)
+    compared(folder, settings, built)
 
 
 def probes(folder: Path, options: argparse.Namespace) -> None:
-    """Features and probes: the published way beside the bank."""
+    """Features and attentive probes of one benchmark, for grids of three sizes."""
     from equipoise.data import miniature
-    from equipoise.platform.evaluation import score, untrained_encoder
 
     sizes = miniature.Sizes(train_clips=options.train, test_clips=options.test, train_stills=20, test_stills=20)
     built = miniature.build(folder / "data" / "miniature", seed=0, workers=2, sizes=sizes)
-    sets = built["mini_ssv2"]
-    head("probes of the grid", "published way, s", "bank, s", "times", "published way, %", "bank, %", "cold cache, s")
+    head("preset nano", *COLUMNS)
     for rates, decays in (
         ((3e-3,), (0.01,)),
         ((3e-3, 1e-2), (0.01, 0.1)),
@@ -434,25 +509,12 @@ def probes(folder: Path, options: argparse.Namespace) -> None:
             regime=load_regime("miniature"),
             benchmarks=("mini_ssv2",),
         )
-        paths = Paths(folder / "data", folder / f"cache{len(rates)}")
-        encoder = untrained_encoder(settings)
-        grid = [(rate, decay) for rate in rates for decay in decays]
-        clock = Clock()
-        slow = published_way(encoder, sets, settings.preset, grid, seed=0)
-        published = clock.spent()[1]
-        clock = Clock()
-        for manifest in sets.values():
-            ClipCache.open(manifest, paths.cache, size=settings.preset.cache_size, workers=1)
-        cold = clock.spent()[1]
-        clock = Clock()
-        fast = score(encoder, settings, paths, torch.device("cpu"))[0].accuracy
-        bank = clock.spent()[1]
-        row(len(grid), published, bank, published / bank, slow, fast, cold)
+        compared(folder, settings, built)
 
 
 def main() -> None:
     parts: dict[str, Callable[[Path, argparse.Namespace], None]] = {
-        f.__name__: f for f in (decoders, clips, waiting, probes, trial)
+        f.__name__: f for f in (decoders, clips, waiting, evaluation, probes, trial)
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(parts))

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -21,6 +25,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is, and how much there is in all."""
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -53,6 +60,28 @@ def locked(path: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, atomically, whoever else writes the same file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    part.write_bytes(text.encode("utf-8", "backslashreplace"))  # a name that is no Unicode becomes what JSON has for it
+    os.replace(part, path)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -92,13 +121,13 @@ def run_jobs(
     jobs: Iterable[_Job],
     workers: int,
     *,
-    apart: bool = False,
     seconds: float = FILE_SECONDS,
 ) -> Iterator[tuple[int, _Result]]:
     """Runs ``work`` on every job and yields ``(job number, result)`` as each one finishes, in any order.
 
-    One worker runs in this process; more are spawned (not forked: forking a process with decoder or tensor threads
-    can deadlock), so ``work`` must be a module-level function. If the caller stops early, jobs under way are ended.
+    Workers are spawned (not forked: forking a process with decoder or tensor threads can deadlock), so ``work`` must
+    be a module-level function. They do not import the script that runs here, unless ``work`` is of it: it needs no
+    ``if __name__ == "__main__":``. If the caller stops early, jobs under way are ended.
 
     A process that dies takes nothing with it: its job runs again in a new one. Where it died inside `handling` a file,
     or was ended because it spent too long there, `handling` that file raises `LostFileError` in the new process. A
@@ -107,16 +136,15 @@ def run_jobs(
     Args:
         work: What to do.
         jobs: With what.
-        workers: Processes.
-        apart: Run even a single worker in a process of its own.
+        workers: Processes; 0 for none: the work is done in this process, which then dies or hangs with it.
         seconds: That one file may take.
 
     Raises:
-        WorkerError: If processes keep dying on one job without being at a file.
+        WorkerError: If processes end before they have begun, or keep dying on one job without being at a file.
         Exception: What ``work`` raised.
     """
     todo = list(jobs)
-    if not apart and (workers <= 1 or len(todo) <= 1):
+    if workers < 1:
         for number, job in enumerate(todo):
             yield number, work(job)
         return
@@ -158,6 +186,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
     _pipe = pipe
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's: it ends its workers
+    pipe.send(("ready", None))
     while True:
         try:
             job, lost = pipe.recv()
@@ -171,10 +200,40 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
         pipe.send(answer)
 
 
+_Kind = Literal["ready", "at", "done", "raised", "died"]  # of a message; the last is none
+
+
+def _of_script(work: Callable[..., Any]) -> bool:
+    """Whether ``work`` is a function of the script that runs here, which worker processes then have to import."""
+    while isinstance(work, functools.partial):
+        work = work.func
+    return work.__module__ == "__main__"
+
+
+_SCRIPT = ("__file__", "__spec__")  # where a spawned process looks for the script of its parent
+_hiding = threading.Lock()
+
+
+@contextlib.contextmanager
+def _script_hidden() -> Iterator[None]:
+    """A process spawned in this block does not import the script that runs here, nor all that the script imports."""
+    main = vars(sys.modules["__main__"])
+    with _hiding:
+        before = {name: main[name] for name in _SCRIPT if name in main}
+        main.update(dict.fromkeys(_SCRIPT))
+        try:
+            yield
+        finally:
+            for name in _SCRIPT:
+                del main[name]
+            main.update(before)
+
+
 @dataclass
 class _Worker:
     process: SpawnProcess
     pipe: Connection
+    ready: bool = False
     job: int | None = None
     file: str | None = None
     since: float = 0.0
@@ -191,6 +250,7 @@ class _Crew(Generic[_Job, _Result]):
     workers: list[_Worker] = field(default_factory=list)
     waiting: deque[int] = field(default_factory=deque)
     deaths: Counter[int | str] = field(default_factory=Counter)
+    stillborn: int = 0
     lost: dict[str, str] = field(default_factory=dict)
 
     def start(self, count: int) -> None:
@@ -202,7 +262,8 @@ class _Crew(Generic[_Job, _Result]):
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
-        process.start()
+        with contextlib.nullcontext() if _of_script(self.work) else _script_hidden():
+            process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self.workers.append(_Worker(process, ours))
 
@@ -214,7 +275,9 @@ class _Crew(Generic[_Job, _Result]):
                     self._give(worker)
             for worker in self._heard():
                 kind, content = self._message(worker)
-                if kind == "at":
+                if kind == "ready":
+                    worker.ready = True
+                elif kind == "at":
                     worker.file, worker.since = content, time.monotonic()
                 elif kind == "raised":
                     raise content
@@ -246,9 +309,9 @@ class _Crew(Generic[_Job, _Result]):
             ready = multiprocessing.connection.wait(pipes, timeout=max(0.0, until) + 0.05)
         return [worker for worker in self.workers if worker.pipe in ready]
 
-    def _message(self, worker: _Worker) -> tuple[Literal["at", "done", "raised", "died"], Any]:
+    def _message(self, worker: _Worker) -> tuple[_Kind, Any]:
         try:
-            message: tuple[Literal["at", "done", "raised"], Any] = worker.pipe.recv()
+            message: tuple[_Kind, Any] = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             return "died", None
         return message
@@ -265,6 +328,14 @@ class _Crew(Generic[_Job, _Result]):
                 self.lost[worker.file] = f"it took longer than {self.seconds:g} s"
             elif fault or self.deaths[worker.file] > 1:
                 self.lost[worker.file] = f"the process that read it died ({how})"
+        elif not worker.ready:
+            self.stillborn += 1
+            if self.stillborn >= _TRIES:
+                guard = ' A script whose functions they run needs its calls below `if __name__ == "__main__":`.'
+                raise WorkerError(
+                    f"{_TRIES} worker processes ended before they began, the last by {how}: what they wrote to "
+                    f"standard error says why.{guard if _of_script(self.work) else ''}"
+                )
         elif worker.job is not None:
             self.deaths[worker.job] += 1
             if self.deaths[worker.job] >= _TRIES:

@@ -21,11 +21,10 @@ import numpy as np
 from PIL import Image
 
 from equipoise.data._art import Frame
-from equipoise.data._files import locked, run_jobs, unfinished
+from equipoise.data._files import Progress, locked, run_jobs, unfinished
 from equipoise.data._scenes import Scene
 from equipoise.data.manifest import Manifest
 
-Progress = Callable[[str, int, int], None]
 """Called with a stage such as ``mini_ucf/train``, items finished and items in all."""
 
 SPLITS = ("train", "test")
@@ -144,7 +143,8 @@ def draw_sets(
     ]
     rows: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
     totals = {(scene.name, split): total for scene, _, items in sets for split, total in items.items()}
-    for number, result in run_jobs(_draw_chunk, chunks, workers):
+    # Nothing is read that could end a process: one worker needs none of its own.
+    for number, result in run_jobs(_draw_chunk, chunks, workers if workers > 1 else 0):
         key = (chunks[number].scene.name, chunks[number].split)
         done = rows.setdefault(key, {})
         done[number] = result

@@ -24,13 +24,14 @@ import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from equipoise.data._files import WorkerError, locked, run_jobs
+from equipoise.data._files import Progress, WorkerError, locked, run_jobs, sha256_of, write_json
 from equipoise.data._storage import SCHEMA, Storage, from_jpeg, jpeg, stored, views
 from equipoise.data.decode import (
     DecodeBudgetError,
     DecodeError,
     DecodeReport,
     Frames,
+    check_workers,
     decode,
     decoder_name,
     handled,
@@ -40,7 +41,6 @@ from equipoise.data.decode import (
 )
 from equipoise.data.manifest import Manifest
 
-Progress = Callable[[str, int, int], None]
 _FORMAT = 2
 _SHARD_BYTES = 64 * 2**20  # of frames, before they become JPEG images
 _BATCH_BYTES = 8 * 2**20  # a record batch: what a builder holds in memory beside one decoded clip
@@ -101,8 +101,7 @@ def _load(clip: _Clip, size: int, frames: int | None) -> Frames:
         regular_file(path, may_be_empty=True)
         with handled(path):
             try:
-                with path.open("rb") as handle:
-                    found = hashlib.file_digest(handle, "sha256").hexdigest()
+                found = sha256_of(path)
             except OSError as error:
                 raise DecodeError(path, f"it cannot be read: {error.strerror}") from error
         if found != clip.sha256:
@@ -152,15 +151,8 @@ def _write_shard(shard: _Shard) -> dict[str, Any]:
         flush(writer)
     note = {"bytes": os.path.getsize(part), "rows": shard.rows, "failed": failed}
     os.replace(part, shard.file)
-    _write_json(shard.note, note)
+    write_json(shard.note, note)
     return note
-
-
-def _write_json(path: Path, content: Any) -> None:
-    """Writes JSON, atomically."""
-    part = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
 
 
 def _note(shard: _Shard) -> dict[str, Any] | None:
@@ -213,14 +205,9 @@ def _jpeg_share(clips: list[_Clip], size: int, frames: int | None, workers: int)
     """Size of JPEG images over that of raw frames, from a few clips spread over all."""
     sample = [clips[number] for number in uniform_indices(len(clips), min(_JPEG_SAMPLE, len(clips)))]
     take = partial(_sizes, size=size, frames=frames)
-    found = [sizes for _, sizes in run_jobs(take, sample, workers, apart=_apart(workers))]
+    found = [sizes for _, sizes in run_jobs(take, sample, workers)]
     raw, images = (sum(column) for column in zip(*found, strict=True))
     return min(1.0, _JPEG_SPARE * images / raw) if raw else 1.0
-
-
-def _apart(workers: int) -> bool:
-    """Whether to decode in other processes than this one: decord ends the one it runs in on some files."""
-    return workers > 1 or decoder_name() == "decord"
 
 
 def _check_space(folder: Path, needed: int, name: str) -> None:
@@ -230,11 +217,17 @@ def _check_space(folder: Path, needed: int, name: str) -> None:
     others = [p for p in folder.parent.glob(f"{name}-*") if p.is_dir()]
     others += [p for p in folder.parent.glob(f".{name}-*.unfinished") if p != folder]
     held = sum(file.stat().st_size for other in others for file in other.iterdir())
-    hint = f" ({held / 1e9:.2f} GB are held there by {', '.join(p.name for p in sorted(others))})" if others else ""
+    hint = f" ({_amount(held)} are held there by {', '.join(p.name for p in sorted(others))})" if others else ""
     raise CacheError(
-        f"The clip cache needs about {needed / 1e9:.2f} GB in {folder.parent}, which has {free / 1e9:.2f} GB "
-        f"free{hint}; free some space, name another folder, or store smaller or fewer frames, or JPEG images."
+        f"The clip cache {name} needs about {_amount(needed)} in {folder.parent}, which has {_amount(free)} "
+        f"free{hint}; free some space, take a home on a larger disk (--home), or store less: JPEG images "
+        "(cache_storage=jpeg, about a tenth), smaller frames (cache_size) or fewer (cache_frames)."
     )
+
+
+def _amount(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
 
 
 def _build(
@@ -261,7 +254,7 @@ def _build(
         needed = round(needed * _jpeg_share([clip for clips in plan for clip in clips], size, frames, workers))
     _check_space(folder, needed - sum(note["bytes"] for note in notes.values()), f"{manifest.name}-{manifest.split}")
     done = sum(len(shards[number].clips) for number in notes)
-    runner: Runner = run or partial(run_jobs, apart=_apart(workers))
+    runner: Runner = run or run_jobs
     for place, note in runner(_write_shard, [shards[number] for number in missing], workers):
         number = missing[place]
         notes[number] = note
@@ -272,7 +265,7 @@ def _build(
     report = DecodeReport(len(manifest), [(str(manifest.file(row)), reason) for row, reason in failed])
     report.write(folder / "report.json")
     files = [{"file": Path(shard.file).name, "bytes": notes[number]["bytes"]} for number, shard in enumerate(shards)]
-    _write_json(folder / "index.json", {**settings, "shards": files, "clips": len(manifest) - len(failed)})
+    write_json(folder / "index.json", {**settings, "shards": files, "clips": len(manifest) - len(failed)})
     return report
 
 
@@ -368,8 +361,8 @@ class ClipCache:
             frames: At most this many frames per clip, spread uniformly over it; None stores all.
             storage: ``raw`` frames, mapped and copied; or ``jpeg`` images of them (quality 90), which take a sixth to a
                 tenth of the space and have to be decoded at every reading.
-            workers: Processes that decode. One decodes in this process, without protection from what a damaged file
-                may do to it; of more, one that dies is replaced and the file it died on counted as failed.
+            workers: Processes that decode. One that dies, or hangs for five minutes, is replaced, and the file it was
+                at counted as failed. 0 decodes in this process, without that protection; decord always needs one.
             budget: Share of files that may fail.
             progress: Called as ``progress(stage, done, total)``.
             run: Spreads the shards over other processes or machines; ``workers`` is passed on to it.
@@ -380,13 +373,14 @@ class ClipCache:
             DecodeBudgetError: If more than ``budget`` of the files failed; the cache stays, so asking again with a
                 larger budget decodes nothing twice.
         """
-        for what, value in (("size", size), ("frames", 1 if frames is None else frames), ("workers", workers)):
+        for what, value in (("size", size), ("frames", 1 if frames is None else frames)):
             if value < 1:
                 raise CacheError(f"{what} is {value}; it must be at least 1.")
         if storage not in get_args(Storage):
             raise CacheError(f"storage is {storage!r}; use one of {', '.join(get_args(Storage))}.")
         try:
             decoder = decoder_name()
+            check_workers(workers)
         except ValueError as error:
             raise CacheError(str(error)) from None
         settings = {
@@ -501,7 +495,7 @@ def _writable(root: Path) -> Iterator[None]:
         yield
     except WorkerError as error:
         raise CacheError(f"The clip cache in {root} cannot be built: {error}") from error
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
         raise CacheError(f"The clip cache folder {root} cannot be written ({error.strerror}); name another.") from error
     except OSError as error:
         if error.errno not in (*_FULL, errno.EROFS):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from equipoise.data._files import run_jobs
-from equipoise.data.decode import DecodeError, DecodeReport, decode, decoder_name, handled, scaled_shape
+from equipoise.data._files import Progress, run_jobs, sha256_of, write_json
+from equipoise.data.decode import DecodeError, DecodeReport, check_workers, decode, decoder_name, handled, scaled_shape
 from equipoise.data.manifest import Manifest
 
-Progress = Callable[[str, int, int], None]
 Fault = Literal["missing", "changed", "undecodable", "different"]
 """Not there; other content than the manifest's sha256; not decodable; fewer frames or another shape than it says."""
 
@@ -48,8 +43,8 @@ def _look(file: _File) -> _Outcome:
     path = Path(file.file)
     try:
         size = path.stat().st_size
-        with handled(path), path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        with handled(path):
+            digest = sha256_of(path)
     except DecodeError as error:  # a process died on it
         return _Outcome(fault="undecodable", reason=error.reason)
     except (FileNotFoundError, NotADirectoryError):
@@ -130,11 +125,8 @@ class CheckReport(DecodeReport):
 
     def write(self, path: Path | str) -> None:
         """Writes the report as JSON, atomically."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-        self.path = path
+        self.path = Path(path)
+        write_json(self.path, self.to_dict())
 
 
 def check_manifest(manifest: Manifest, *, workers: int = 2, progress: Progress | None = None) -> CheckReport:
@@ -142,11 +134,16 @@ def check_manifest(manifest: Manifest, *, workers: int = 2, progress: Progress |
 
     Args:
         manifest: What to check.
-        workers: Processes.
+        workers: Processes. One that dies, or hangs for five minutes, is replaced, and the file it was at counted as not
+            decodable. 0 decodes in this process, without that protection; decord always needs one.
         progress: Called with what, files done and files in all.
 
     Returns:
         What was found; `DecodeReport.check` refuses it past a budget.
+
+    Raises:
+        ValueError: If there are fewer ``workers`` than the decoder needs, or the environment names no known decoder.
+        equipoise.data._files.WorkerError: If processes keep dying, and not at a file.
     """
     columns = (manifest.path, manifest.kind, manifest.frames, manifest.width, manifest.height, manifest.sha256)
     rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -155,7 +152,8 @@ def check_manifest(manifest: Manifest, *, workers: int = 2, progress: Progress |
     parts: dict[int, list[_Outcome]] = {}
     began, done = time.monotonic(), 0
     decoder = decoder_name()
-    for number, part in run_jobs(_look_at_all, jobs, workers, apart=decoder == "decord"):  # it can crash
+    check_workers(workers)
+    for number, part in run_jobs(_look_at_all, jobs, workers):
         parts[number] = part
         done += len(part)
         if progress is not None:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from equipoise.data._files import LostFileError, handling
+from equipoise.data._files import LostFileError, handling, write_json
 
 DECODERS = ("pyav", "decord")
 _VARIABLE = "EQUIPOISE_DECODER"
@@ -81,6 +81,20 @@ def decoder_name() -> str:
     if name == "decord" and importlib.util.find_spec("decord") is None:
         raise ValueError(f"{_VARIABLE} is 'decord', which is not installed here; install it, or leave it unset.")
     return name
+
+
+def check_workers(workers: int) -> None:
+    """Refuses a number of decoding processes that cannot be.
+
+    Args:
+        workers: Processes; 0 for none, which decord does not allow: some files end the process that reads them with it.
+
+    Raises:
+        ValueError: If there are fewer than the decoder in use needs.
+    """
+    least, why = (1, f", because {_VARIABLE} is 'decord'") if decoder_name() == "decord" else (0, "")
+    if workers < least:
+        raise ValueError(f"workers is {workers}; it must be at least {least}{why}.")
 
 
 def uniform_indices(available: int, count: int) -> NDArray[np.int64]:
@@ -195,7 +209,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     except DecodeError:
         raise
     except (av.FFmpegError, ValueError, OverflowError) as error:
-        raise DecodeError(path, getattr(error, "strerror", None) or str(error)) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) == errno.EIO:  # FFmpeg's word for both
+            reason = f"it is cut off, or its disk cannot be read ({reason})"
+        raise DecodeError(path, reason) from error
     except MemoryError as error:
         raise DecodeError(path, "its frames do not fit into memory") from error
 
@@ -408,16 +425,13 @@ class DecodeReport:
 
     def write(self, path: Path | str) -> None:
         """Writes the report as JSON, atomically."""
-        path = Path(path)
         content = {
             "total": self.total,
             "failed": len(self.failures),
             "failures": [{"path": file, "reason": reason} for file, reason in self.failures],
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(partial, path)
-        self.path = path
+        self.path = Path(path)
+        write_json(self.path, content)
 
     @classmethod
     def read(cls, path: Path | str) -> DecodeReport:

@@ -7,22 +7,20 @@ is copied or changed in the release's folder.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from equipoise.data._files import Progress, write_json
 from equipoise.data.decode import DecodeReport
 from equipoise.data.importers_layouts import RELEASES, Items, Listing, Release, ReleaseError
 from equipoise.data.listing import manifest_of_list
 from equipoise.data.manifest import Manifest
 
 __all__ = ["NAMES", "RELEASES", "Imported", "ReleaseError", "SplitCount", "command_for", "duplicates", "import_release"]
-
-Progress = Callable[[str, int, int], None]
 
 NAMES = tuple(RELEASES)
 _NAMED = 3  # files named in an error; the report names all
@@ -208,9 +206,7 @@ def _write(found: Imported, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, manifest in found.manifests.items():
         manifest.write(folder / f"{split}.parquet")
-    partial = folder / f".import.json.{os.getpid()}"
-    partial.write_text(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "import.json")
+    write_json(folder / "import.json", found.to_dict())
 
 
 def import_release(
@@ -232,7 +228,7 @@ def import_release(
         folder: Where to write ``train.parquet``, ``test.parquet`` and ``import.json``.
         split: Which of UCF-101's three splits.
         classes: ImageNet-100's list of classes, where the root holds none.
-        workers: Processes that read.
+        workers: Processes that read, see `manifest_of_list`.
         progress: Called with what, files done and files in all.
         allow_incomplete: Write manifests although a number differs from the official one.
 

@@ -6,6 +6,7 @@ entry, what was expected and what to do.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,9 +74,28 @@ def _need(root: Path, release: Release, *parts: str) -> Path:
     # People give a folder too deep, or the one above.
     near = [root.parent, *(sorted(p for p in root.iterdir() if p.is_dir())[:50] if root.is_dir() else [])]
     hint = next((f"; did you mean --root {folder}?" for folder in near for p in parts if (folder / p).exists()), ".")
+    if hint == "." and (alike := _alike(root / parts[0])) is not None:
+        hint = f"; it has {alike.relative_to(root)}: give it the release's name."
     raise ReleaseError(
         f"{root} has no {wanted}. --root takes the folder in which {release.title} lies as {release.layout}{hint}"
     )
+
+
+def _alike(path: Path) -> Path | None:
+    """What lies beside a path that does not exist, under nearly its name: other letters, not another number."""
+
+    def letters(name: str) -> str:
+        return "".join(character for character in name if not character.isdigit())
+
+    near = path.parent.iterdir() if path.parent.is_dir() else ()
+    beside = {p.name: p for p in near if letters(p.name) != letters(path.name)}
+    close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.8)
+    return beside[close[0]] if close else None
+
+
+def _unreadable(path: Path, error: Exception) -> ReleaseError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ReleaseError(f"The list {path} cannot be read: {reason}; get it again from the release.")
 
 
 def _text(path: Path) -> list[tuple[int, str]]:
@@ -83,7 +103,7 @@ def _text(path: Path) -> list[tuple[int, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ReleaseError(f"The list {path} cannot be read: {error}; get it again from the release.") from error
+        raise _unreadable(path, error) from error
     found = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
         raise ReleaseError(f"The list {path} is empty; get it again from the release.")
@@ -95,7 +115,7 @@ def _json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ReleaseError(f"The list {path} cannot be read: {error}; get it again from the release.") from error
+        raise _unreadable(path, error) from error
     if not isinstance(content, kind) or not content:
         raise ReleaseError(
             f"{path} begins with {json.dumps(content)[:40]!r}; expected a JSON {'list' if kind is list else 'object'} "
@@ -156,7 +176,7 @@ def _ucf101(root: Path, split: int, classes: Path | None) -> Listing:
     splits: dict[str, Items] = {}
     files: dict[str, Path] = {}
     for part in ("train", "test"):
-        files[part] = lists / f"{part}list{split:02d}.txt"
+        files[part] = _need(root, release, f"{lists.name}/{part}list{split:02d}.txt")
         items = []
         for line, text in _text(files[part]):
             # A line of a train list ends in the number of its class; the folder names the class in both lists.
@@ -288,6 +308,11 @@ def _imagenet100(root: Path, split: int, classes: Path | None) -> Listing:
         "train": sorted(root.glob("train.X*")) if kaggle else [root / "train"],
         "test": [_need(root, release, "val.X" if kaggle else "val")],
     }
+    if classes is not None and not classes.is_file():
+        raise ReleaseError(
+            f"The list {classes} cannot be read: No such file; --classes takes a file with one class folder a line "
+            "(like n01440764), or Labels.json."
+        )
     given = classes or next((root / name for name in _LISTS if (root / name).is_file()), None)
     chosen = None if given is None else _wnids(given)
     folders = {part: _folders(where) for part, where in parts.items()}

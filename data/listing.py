@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from equipoise.data._files import run_jobs
+from equipoise.data._files import Progress, run_jobs, sha256_of
 from equipoise.data.decode import DecodeError, DecodeReport, image_facts, video_facts
 from equipoise.data.manifest import Manifest, ManifestError
 
-Progress = Callable[[str, int, int], None]
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 CHUNK = 64  # files a process describes at a time
 
@@ -27,15 +25,17 @@ def read_list(path: Path) -> list[tuple[str, str]]:
         with path.open(newline="", encoding="utf-8") as f:
             reader = csv.DictReader(f)
             if not {"path", "label"} <= set(reader.fieldnames or ()):
-                raise ManifestError(f"{path} has the columns {reader.fieldnames}; expected path and label.")
+                found = ", ".join(reader.fieldnames or ()) or "no columns"
+                raise ManifestError(f"{path} has {found} in its first line; expected path and label.")
             rows = [(r["path"], r["label"]) for r in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"The list {path} cannot be read: {error}.") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ManifestError(f"The list {path} cannot be read ({reason}); give a CSV in UTF-8.") from error
     for line, (file, label) in enumerate(rows, start=2):
         if not file or not label:
             raise ManifestError(f"{path}, line {line}: path is {file!r} and label {label!r}; expected both.")
     if not rows:
-        raise ManifestError(f"The list {path} has no rows.")
+        raise ManifestError(f"The list {path} has no rows; give one for each file below its first line.")
     return rows
 
 
@@ -56,8 +56,7 @@ def _describe(job: tuple[str, list[str]]) -> list[dict[str, Any] | tuple[str, st
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DecodeError(path, f"it cannot be read: {error.strerror}") from error
 
@@ -80,7 +79,8 @@ def manifest_of_list(
         root: folder the paths are relative to.
         items: path and label name of every file.
         classes: label names in the order of their ids; None: the list's own, sorted.
-        workers: processes that read.
+        workers: processes that read. One that dies, or hangs for five minutes, is replaced, and the file it was at
+            reported; 0 reads in this process, without that protection.
         progress: called with what, files done and files in all.
 
     Returns:
@@ -88,6 +88,7 @@ def manifest_of_list(
 
     Raises:
         ManifestError: if a label is not among the classes, a path is listed twice, or no file can be read.
+        equipoise.data._files.WorkerError: if processes keep dying, and not at a file.
     """
     named = tuple(classes) if classes is not None else tuple(sorted({label for _, label in items}))
     ids = {label: i for i, label in enumerate(named)}

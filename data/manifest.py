@@ -135,8 +135,9 @@ class Manifest:
         """Reads a manifest that `write` wrote.
 
         Raises:
-            ManifestError: If the file is missing or no Parquet file, lacks a column or the metadata, is empty, has a
-                label out of range, or its root folder does not exist.
+            ManifestError: If the file is missing or no Parquet file, lacks a column, a value or the metadata, has a
+                column of another type or a label that its name contradicts, its root folder does not exist, or as the
+                constructor.
         """
         path = Path(path)
         where = f"The manifest {path}"
@@ -146,7 +147,10 @@ class Manifest:
             table = pq.ParquetFile(path).read()
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ManifestError(f"{where} is not a readable Parquet file ({reason}).") from error
+            raise ManifestError(
+                f"{where} is not a readable Parquet file ({reason.rstrip('.')}); give one that `equipoise data` wrote, "
+                "or import or build the data set again."
+            ) from error
         raw = (table.schema.metadata or {}).get(_METADATA_KEY)
         for column in _COLUMNS:
             if column not in table.column_names:
@@ -154,16 +158,27 @@ class Manifest:
                 hint = f" (the nearest column it has is {near[0]!r})" if near else ""
                 raise ManifestError(f"{where} has no column {column!r}{hint}.")
         if raw is None:
-            raise ManifestError(f"{where} carries no root folder and class list in its schema metadata.")
+            raise ManifestError(
+                f"{where} carries no root folder and class list in its schema metadata. Was it written anew by another "
+                "program? Let it keep the schema's metadata, or list the files in a CSV for `equipoise data manifest`."
+            )
         meta = json.loads(raw)
         root = Path(os.path.normpath(path.parent / meta["root"]))
         if not root.is_dir():
             raise ManifestError(f"{where} names the root folder {root}, which does not exist; was it moved or deleted?")
-        columns = {
-            column: np.asarray(table.column(column).to_pylist(), dtype=_DTYPES[str(kind)])
-            for column, kind in _COLUMNS.items()
-        }
-        return cls(
+        columns: dict[str, Any] = {}
+        for column, kind in _COLUMNS.items():
+            values = table.column(column)
+            if values.null_count:
+                row = values.is_null().to_pylist().index(True)
+                raise ManifestError(f"{where} has no {column} in row {row}; give every row all columns.")
+            try:
+                columns[column] = np.asarray(values.cast(kind).to_pylist(), dtype=_DTYPES[str(kind)])
+            except pa.ArrowException as error:
+                raise ManifestError(
+                    f"{where} has {values.type} in column {column!r}, expected {kind}: {str(error).splitlines()[0]}."
+                ) from error
+        found = cls(
             name=meta["name"],
             split=meta["split"],
             root=root,
@@ -171,6 +186,15 @@ class Manifest:
             _where=where,
             **columns,
         )
+        other = np.flatnonzero(np.array(found.classes)[found.label] != found.label_name)
+        if len(other):
+            row = int(other[0])
+            number, name = int(found.label[row]), str(found.label_name[row])
+            raise ManifestError(
+                f"{where} has label {number}, which is {found.classes[number]!r}, and label_name {name!r} in row {row} "
+                f"({found.path[row]}); they must say the same."
+            )
+        return found
 
     def write(self, path: Path | str) -> None:
         """Writes the manifest as Parquet, atomically.

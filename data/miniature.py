@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from equipoise.data._rendering import SPLITS, Build, BuildError, Look, Progress, draw_sets
+from equipoise.data._files import Progress
+from equipoise.data._rendering import SPLITS, Build, BuildError, Look, draw_sets
 from equipoise.data._rendering import encode_video as encode_video
 from equipoise.data._scenes import SCENES
 from equipoise.data.manifest import Manifest

@@ -16,7 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 from equipoise.data._art import SHAPES, Studio, paste
-from equipoise.data._rendering import SPLITS, Build, BuildError, Look, Progress, draw, draw_sets
+from equipoise.data._files import Progress
+from equipoise.data._rendering import SPLITS, Build, BuildError, Look, draw, draw_sets
 from equipoise.data._scenes import Scene
 from equipoise.data.manifest import Manifest
 

@@ -55,7 +55,7 @@ def over_cluster(
         StudyError: if the cluster cannot be reached.
     """
     if len(jobs) < LARGE:
-        yield from run_jobs(work, jobs, workers, apart=True)
+        yield from run_jobs(work, jobs, workers)
         return
     import ray
     import ray.data  # late: it takes seconds, and only this needs it
@@ -101,7 +101,7 @@ def _build_part(batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         add(numbers[0], None, unseen=str(folder.parent))
         return built
     try:
-        for place, note in run_jobs(work, jobs, 1, apart=True):
+        for place, note in run_jobs(work, jobs, 1):
             add(numbers[place], note)
     except WorkerError as error:
         add(numbers[0], None, died=str(error))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,7 +146,8 @@ def _show_import(found: Any, folder: Path) -> None:
         click.echo(f" {split:5}" + "".join(f"{number:11,}" for number in numbers))
     click.echo(f"{len(found.classes)} classes, such as {', '.join(map(repr, found.classes[:3]))}")
     for difference in found.differences:
-        click.secho(f"Not the official release: {difference}", fg="yellow")
+        what = "Note" if difference == found.release.advice else "Not the official release"
+        click.secho(f"{what}: {difference}", fg="yellow")
     _name("file", "cannot be used", [f"{path}: {why}" for failed in found.failures.values() for path, why in failed])
     _name("file", "set aside", [f"{path}: {why}" for path, why in found.set_aside])
     groups = [
@@ -169,7 +172,7 @@ def _name(of: str, what: str, lines: list[str]) -> None:
         click.echo(f"  ... and {len(lines) - NAMED} more, see the report")
 
 
-@data.command("check")
+@data.command("check", short_help="Decode every file of a MANIFEST.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--budget", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share that may fail.")
 @click.option("--report", "to", type=click.Path(path_type=Path, dir_okay=False), help="Default: beside the manifest.")
@@ -192,15 +195,17 @@ def data_check(
     budget fail.
     """
     from equipoise.data.check import check_manifest
+    from equipoise.data.decode import decoder_name
     from equipoise.data.manifest import Manifest
 
     place = study_home(home, tracking_uri)
+    try:
+        decoder_name()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
     path = manifest if manifest.is_file() else place.data / manifest
     if not path.is_file():
-        raise click.BadParameter(
-            f"there is neither {manifest} nor {path}; give a Parquet file that equipoise data wrote.",
-            param_hint="MANIFEST",
-        )
+        raise click.BadParameter(_no_manifest(manifest, place.data), param_hint="MANIFEST")
     to = to or path.with_suffix(".check.json")
     with progress_bar("Decoding") as progress:
         report = check_manifest(Manifest.read(path), workers=workers, progress=progress)
@@ -222,13 +227,22 @@ def data_check(
     report.check(budget)
 
 
+def _no_manifest(given: Path, folder: Path) -> str:
+    """That there is no such manifest, and which there are."""
+    there = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.parquet"))]
+    inside = [name for name in there if name.startswith(f"{given.as_posix()}/")]
+    known = inside or difflib.get_close_matches(given.as_posix(), there, n=3, cutoff=0.6) or there
+    listed = f"there are {', '.join(known[:NAMED])}" if known else "there is none yet: import or build a data set first"
+    return f"there is no manifest {given}, neither here nor in {folder}; {listed}."
+
+
 def _faults(faults: dict[str, int]) -> str:
     """What failed, in words."""
     words = {"undecodable": "not decodable", "different": "with other frames than the manifest says"}
     return f"failed ({', '.join(f'{count} {words.get(fault, fault)}' for fault, count in faults.items())})"
 
 
-@data.command("manifest")
+@data.command("manifest", short_help="Describe your own files: NAME and SPLIT.")
 @click.argument("name")
 @click.argument("split")
 @click.option("--list", "listing", type=click.Path(path_type=Path), required=True, help="CSV with columns path,label.")
@@ -255,6 +269,11 @@ def data_manifest(
     from equipoise.data.listing import manifest_of_list, read_list
     from equipoise.data.manifest import Manifest
 
+    for what, word in (("NAME", name), ("SPLIT", split)):
+        if not re.fullmatch(r"\w[\w.-]*", word):
+            raise click.BadParameter(
+                f"{word!r} becomes part of a path: use letters, digits, '_', '-' and '.' only.", param_hint=what
+            )
     place = study_home(home, tracking_uri)
     place.make()
     folder = place.data / name

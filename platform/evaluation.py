@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from equipoise.data._files import Progress
 from equipoise.data.cache import ClipCache
 from equipoise.data.decode import Frames
 from equipoise.data.transforms import center_crop_resize, sample_frames
@@ -29,7 +30,6 @@ from equipoise.platform.settings import ProbeSetting, TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.training import build_model, open_cache
 
-Progress = Callable[[str, int, int], None]
 EXTRACT_BATCH = 64  # clips that go through a frozen encoder together
 
 
@@ -41,8 +41,8 @@ class BenchmarkResult:
         benchmark: name in the regime.
         accuracy: top-1 on the test split, percent.
         items: test items.
-        chosen: learning rate and weight decay of the winner, and its held-out accuracy.
-        grid: held-out accuracy of every probe of the bank.
+        chosen: learning rate and weight decay of the winner, and its held-out accuracy, percent.
+        grid: the same of every probe of the bank; a single probe has no held-out accuracy.
         predicted: int64 ``[items]`` predicted class.
         labels: int64 ``[items]`` true class.
         paths: path of every test item.
@@ -233,6 +233,8 @@ def probe(
 ) -> tuple[Tensor, dict[str, float], list[dict[str, float]]]:
     """Train a bank on part of the training items, choose on the rest, refit the winner on all, predict the test items.
 
+    A bank of one probe has nothing to choose: it is trained once, on all training items, and has no held-out accuracy.
+
     Args:
         train: ``[N, W]`` or ``[N, K, W]`` features of the training split.
         train_labels: int64 ``[N]``.
@@ -245,14 +247,14 @@ def probe(
         Predicted class of every test item, the winner's record, every probe's record.
     """
     N = len(train)
+    grid = list(itertools.product(setting.lr, setting.weight_decay))
     order = torch.randperm(N, generator=generator(seed, "probe.holdout")).to(train.device)
-    held = max(1, round(setting.holdout * N))
+    held = max(1, round(setting.holdout * N)) if len(grid) > 1 else 0
     choose, fit = order[:held], order[held:]
     axes = tuple(range(train.ndim - 1))
     # Statistics of the fitting items only: nothing of a held-out or test item enters a probe's input.
     mean, std = train[fit].mean(axes), train[fit].std(axes).clamp_min(1e-6)
     train, test = (train - mean) / std, (test - mean) / std
-    grid = list(itertools.product(setting.lr, setting.weight_decay))
 
     def fitted(rates: list[float], decays: list[float], items: Tensor) -> LinearBank | AttentiveBank:
         draw = generator(seed, "probe.weights")
@@ -274,6 +276,10 @@ def probe(
         )
         return bank
 
+    if not held:
+        rate, decay = grid[0]
+        only = {"lr": rate, "weight_decay": decay}
+        return predict(fitted([rate], [decay], order), test)[0], only, [only]
     bank = fitted([g[0] for g in grid], [g[1] for g in grid], fit)
     right = (predict(bank, train[choose]) == train_labels[choose]).sum(1)
     records = [

@@ -39,7 +39,7 @@ def tiny(tiny_root: Path) -> dict[str, dict[str, Manifest]]:
 @pytest.fixture(scope="session")
 def tiny_caches(tiny: dict[str, dict[str, Manifest]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipCache]:
     root = tmp_path_factory.mktemp("caches")
-    return {name: ClipCache.open(parts["train"], root, size=32, workers=1) for name, parts in tiny.items()}
+    return {name: ClipCache.open(parts["train"], root, size=32, workers=0) for name, parts in tiny.items()}
 
 
 def moving(frames: int, height: int, width: int) -> np.ndarray:

@@ -64,20 +64,54 @@ def test_a_pickled_cache_maps_the_same_files(tiny_caches: dict[str, ClipCache]) 
 
 def test_nothing_is_decoded_twice(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = tiny["mini_ucf"]["test"]
-    ClipCache.open(manifest, tmp_path, size=32, workers=1)
+    ClipCache.open(manifest, tmp_path, size=32, workers=0)
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(module, "decode", forbidden)
-    assert len(ClipCache.open(manifest, tmp_path, size=32, workers=1)) == len(manifest)
+    assert len(ClipCache.open(manifest, tmp_path, size=32, workers=0)) == len(manifest)
     with pytest.raises(AssertionError, match="decoded again"):  # other settings, another cache
-        ClipCache.open(manifest, tmp_path, size=16, workers=1)
+        ClipCache.open(manifest, tmp_path, size=16, workers=0)
+
+
+def test_a_single_worker_is_another_process(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that ends its process must not end the one that asked."""
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("decoded in this process")
+
+    monkeypatch.setattr(module, "_load", forbidden)
+    manifest = tiny["mini_ucf"]["test"]
+    assert len(ClipCache.open(manifest, tmp_path, size=32, workers=1)) == len(manifest)
+    with pytest.raises(AssertionError, match="decoded in this process"):
+        ClipCache.open(manifest, tmp_path, size=16, workers=0)
+
+
+UNGUARDED = """
+import sys
+from equipoise.data.cache import ClipCache
+from equipoise.data.manifest import Manifest
+
+print("the script runs")
+print(len(ClipCache.open(Manifest.read(sys.argv[1]), sys.argv[2], size=32, workers=1)))
+"""
+
+
+def test_a_script_needs_no_guard(tiny_root: Path, tmp_path: Path) -> None:
+    """Worker processes do not run the script again that asked for them; one from standard input has no file at all."""
+    words = [sys.executable, "-", str(tiny_root / "mini_ucf/test.parquet"), str(tmp_path / "cache")]
+    found = subprocess.run(words, input=UNGUARDED, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    assert found.stdout.splitlines() == ["the script runs", "12"]
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    words = [sys.executable, str(tmp_path / "script.py"), words[2], str(tmp_path / "other")]
+    found = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    assert found.stdout.splitlines() == ["the script runs", "12"]
 
 
 def test_worker_count_does_not_change_the_files(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SHARD_BYTES", 100_000)  # about four clips each
-    one = ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "one", size=32, workers=1)
+    one = ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "one", size=32, workers=0)
     two = ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "two", size=32, workers=2)
     shards = sorted(path.name for path in one.folder.glob("*.arrow"))
     assert len(shards) > 2
@@ -95,7 +129,7 @@ def test_resizing_and_frame_limit(tmp_path: Path) -> None:
         {"path": "b.png", "label": 1, "kind": "image", "frames": 1, "fps": 0.0, "width": 48, "height": 80},
     ]
     manifest = Manifest.from_rows("toy", "train", tmp_path, ("a", "b"), [{**row, "sha256": ""} for row in rows])
-    cache = ClipCache.open(manifest, tmp_path / "cache", size=24, frames=5, workers=1)
+    cache = ClipCache.open(manifest, tmp_path / "cache", size=24, frames=5, workers=0)
     assert cache.clip(0).shape == (5, 24, 40, 3)
     assert cache.clip(1).shape == (1, 40, 24, 3)
     assert cache.shapes.tolist() == [[5, 24, 40], [1, 40, 24]]
@@ -131,7 +165,7 @@ def damaged(tiny: Sets, folder: Path, *, rehash: bool) -> Manifest:
 @pytest.mark.parametrize("rehash", [True, False])
 def test_failed_files_are_counted_named_and_left_out(tiny: Sets, tmp_path: Path, rehash: bool) -> None:
     manifest = damaged(tiny, tmp_path / "files", rehash=rehash)
-    cache = ClipCache.open(manifest, tmp_path / "cache", size=32, workers=1, budget=0.2)
+    cache = ClipCache.open(manifest, tmp_path / "cache", size=32, workers=0, budget=0.2)
     kept = [row for row in range(24) if row not in (2, 5, 11, 17)]
     assert cache.rows.tolist() == kept
     assert cache.labels.tolist() == manifest.label[kept].tolist()
@@ -152,26 +186,29 @@ def test_failed_files_are_counted_named_and_left_out(tiny: Sets, tmp_path: Path,
 def test_budget_exceeded_stops_with_one_sentence(tiny: Sets, tmp_path: Path) -> None:
     manifest = damaged(tiny, tmp_path / "files", rehash=True)
     with pytest.raises(DecodeBudgetError) as caught:
-        ClipCache.open(manifest, tmp_path / "cache", size=32, workers=1, budget=0.1)
+        ClipCache.open(manifest, tmp_path / "cache", size=32, workers=0, budget=0.1)
     message = str(caught.value)
     assert "4 of 24 files could not be decoded, more than the budget of 10.00%" in message
     assert str(manifest.file(2)) in message
     assert Path(message.split("listed in ")[1].rstrip(".")).is_file()
-    assert len(ClipCache.open(manifest, tmp_path / "cache", size=32, workers=1, budget=0.2)) == 20
+    assert len(ClipCache.open(manifest, tmp_path / "cache", size=32, workers=0, budget=0.2)) == 20
 
 
 def test_a_video_with_fewer_frames_than_stated_fails(tiny: Sets, tmp_path: Path) -> None:
     manifest = tiny["mini_ucf"]["test"]
     longer = replace(manifest, frames=manifest.frames + np.eye(1, len(manifest), 4, dtype=np.int64)[0])
-    cache = ClipCache.open(longer, tmp_path, size=32, workers=1, budget=0.5)
+    cache = ClipCache.open(longer, tmp_path, size=32, workers=0, budget=0.5)
     assert cache.report.failures == [(str(manifest.file(4)), "it has 8 frames, the manifest says 9")]
 
 
 def test_too_small_a_disk(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(CacheError, match=r"needs about 0\.00 GB in .*, which has 0\.00 GB free; free some space"):
-        ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "cache", size=32, workers=1)
+    with pytest.raises(
+        CacheError,
+        match=r"clip cache mini_ucf-test needs about 0\.31 MB in .*, which has 0\.10 MB free; free some space",
+    ):
+        ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "cache", size=32, workers=0)
     assert finished(tmp_path / "cache") == []
 
 
@@ -186,6 +223,9 @@ def test_unwritable_folder(tiny: Sets, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"The clip cache folder .*file.* cannot be written"):
         ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "file" / "cache", size=32)
+    if Path("/proc").is_dir():
+        with pytest.raises(CacheError, match=r"The clip cache folder /proc/cache cannot be written \(No such file"):
+            ClipCache.open(tiny["mini_ucf"]["test"], "/proc/cache", size=32)
 
     def refused(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "x")
@@ -195,9 +235,9 @@ def test_unwritable_folder(tiny: Sets, tmp_path: Path, monkeypatch: pytest.Monke
         ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "cache", size=32)
 
 
-@pytest.mark.parametrize("setting", [{"size": 0}, {"size": 32, "frames": 0}, {"size": 32, "workers": 0}])
+@pytest.mark.parametrize("setting", [{"size": 0}, {"size": 32, "frames": 0}, {"size": 32, "workers": -1}])
 def test_settings_out_of_range(tiny: Sets, tmp_path: Path, setting: dict[str, int]) -> None:
-    with pytest.raises(CacheError, match="is 0; it must be at least 1"):
+    with pytest.raises(CacheError, match=r"is 0; it must be at least 1|workers is -1; it must be at least 0"):
         ClipCache.open(tiny["mini_ucf"]["test"], tmp_path, **setting)  # type: ignore[arg-type]
 
 
@@ -253,7 +293,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_build_leaves_nothing_finished(tiny_root: Path, tmp_path: Path, workers: int) -> None:
     manifest = tiny_root / "mini_ucf/train.parquet"
     process = builder(tmp_path, manifest, workers, pause=30)
@@ -261,21 +301,21 @@ def test_a_killed_build_leaves_nothing_finished(tiny_root: Path, tmp_path: Path,
     line = process.stdout.readline().split()
     assert line[0] == "progress"
     children = [int(pid) for pid in line[3:]]
-    assert len(children) == (workers if workers > 1 else 0)
+    assert len(children) == workers
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
     assert finished(tmp_path / "cache") == []
     assert any(name.endswith(".unfinished") for name in os.listdir(tmp_path / "cache"))
     assert until(lambda: not any(alive(pid) for pid in children)), "worker processes outlived their parent"
-    cache = ClipCache.open(Manifest.read(manifest), tmp_path / "cache", size=32, workers=1)
+    cache = ClipCache.open(Manifest.read(manifest), tmp_path / "cache", size=32, workers=0)
     assert len(cache) == 24
     assert not any(name.endswith(".unfinished") for name in os.listdir(tmp_path / "cache"))
 
 
 def test_two_builders_at_once_build_once(tiny_root: Path, tmp_path: Path) -> None:
     manifest = tiny_root / "mini_ucf/train.parquet"
-    processes = [builder(tmp_path, manifest, 1, pause=0.1) for _ in range(2)]
+    processes = [builder(tmp_path, manifest, 0, pause=0.1) for _ in range(2)]
     results = [process.communicate(timeout=100)[0].splitlines()[-1] for process in processes]
     assert results[0].startswith("opened 24 ")
     assert results[0] == results[1]

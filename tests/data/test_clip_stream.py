@@ -145,7 +145,7 @@ def test_closing_ends_the_thread(tiny_caches: Caches) -> None:
 def test_sources_of_different_shapes_share_a_square(
     tiny: dict[str, dict[str, Manifest]], tiny_caches: Caches, tmp_path: Path
 ) -> None:
-    smaller = ClipCache.open(tiny["mini_dive"]["test"], tmp_path, size=24, workers=1)
+    smaller = ClipCache.open(tiny["mini_dive"]["test"], tmp_path, size=24, workers=0)
     mixture = Mixture([Source("large", tiny_caches["mini_ucf"], 1.0), Source("small", smaller, 1.0)], 0)
     with ClipStream(mixture, frames=4, stride=1, batch=8, seed=0) as clips:
         batch = next(clips)

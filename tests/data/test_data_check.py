@@ -25,7 +25,7 @@ def manifest(tiny_root: Path, tmp_path: Path) -> Manifest:
 
 def test_what_is_whole_passes(manifest: Manifest, tiny_root: Path, tmp_path: Path) -> None:
     stages: list[tuple[str, int, int]] = []
-    report = check_manifest(manifest, workers=1, progress=lambda *stage: stages.append(stage))
+    report = check_manifest(manifest, workers=0, progress=lambda *stage: stages.append(stage))
     assert report.failures == []
     assert report.frames == 24 * 8
     assert report.size == sum(manifest.file(row).stat().st_size for row in range(24))
@@ -36,7 +36,7 @@ def test_what_is_whole_passes(manifest: Manifest, tiny_root: Path, tmp_path: Pat
     assert content["decoded"] == content["total"] == 24
     assert content["hash"] == manifest.hash
     assert content["clips_per_second"] == pytest.approx(24 / report.seconds, rel=0.01)
-    stills = check_manifest(Manifest.read(tiny_root / "mini_in" / "test.parquet"), workers=1)
+    stills = check_manifest(Manifest.read(tiny_root / "mini_in" / "test.parquet"), workers=0)
     assert (stills.total, stills.frames, stills.failures) == (20, 20, [])
 
 
@@ -88,7 +88,7 @@ def test_other_frames_than_the_manifest_says(tmp_path: Path) -> None:
         ({"frames": 6, "width": 64, "height": 32}, "its frames have another shape than the manifest's 64x32 px"),
     ):
         manifest = Manifest.from_rows("own", "train", tmp_path, ("x",), [{**row, **facts}])
-        report = check_manifest(manifest, workers=1)
+        report = check_manifest(manifest, workers=0)
         assert report.failures == [("a.mp4", sentence)]
         assert report.faults == {"different": 1}
 
@@ -103,7 +103,7 @@ def test_a_long_clip_takes_little_memory(tmp_path: Path) -> None:
     manifest = Manifest.from_rows("own", "train", tmp_path, ("x",), [{**facts, "frames": 100}])
     tracemalloc.start()
     try:
-        report = check_manifest(manifest, workers=1)
+        report = check_manifest(manifest, workers=0)
         assert tracemalloc.get_traced_memory()[1] < 14e6
     finally:
         tracemalloc.stop()
@@ -118,7 +118,20 @@ def test_a_file_that_ends_the_process_is_named(deadly: bytes, tmp_path: Path, mo
     (tmp_path / "deadly.mp4").write_bytes(deadly)
     facts = {"label": 0, "kind": "video", "fps": 12.0, "sha256": "", "width": 96, "height": 64, "frames": 6}
     rows = [{**facts, "path": f"{name}.mp4"} for name in ("deadly", "good")]
-    report = check_manifest(Manifest.from_rows("own", "train", tmp_path, ("x",), rows), workers=1)
+    damaged = Manifest.from_rows("own", "train", tmp_path, ("x",), rows)
+    report = check_manifest(damaged, workers=1)
     assert [path for path, _ in report.failures] == ["deadly.mp4"]
     assert "died" in dict(report.failures)["deadly.mp4"]
     assert report.decoder == "decord"
+    with pytest.raises(ValueError, match=r"workers is 0; it must be at least 1, because EQUIPOISE_DECODER is 'decord'"):
+        check_manifest(damaged, workers=0)
+
+
+def test_a_single_worker_is_another_process(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("read in this process")
+
+    monkeypatch.setattr("equipoise.data.check._look", forbidden)
+    assert check_manifest(manifest, workers=1).failures == []
+    with pytest.raises(AssertionError, match="read in this process"):
+        check_manifest(manifest, workers=0)

@@ -40,7 +40,7 @@ def test_a_release_as_it_lies_on_disk(name: str, small_releases: dict[str, Path]
     root = small_releases[name]
     before = sorted(root.rglob("*"))
     stages: list[tuple[str, int, int]] = []
-    found = import_release(name, root, tmp_path / name, workers=1, progress=lambda *stage: stages.append(stage))
+    found = import_release(name, root, tmp_path / name, workers=0, progress=lambda *stage: stages.append(stage))
     assert found.differences == []
     assert found.duplicates == []
     assert found.set_aside == ()
@@ -116,7 +116,7 @@ def test_the_packed_frames_of_ucf101_come_in_order(
             packet = av.Packet(chunk)
             packet.stream, packet.time_base, packet.dts, packet.pts = stream, Fraction(1, 25), t, t
             container.mux(packet)
-    found = import_release("ucf101", root, tmp_path / "out", workers=1)
+    found = import_release("ucf101", root, tmp_path / "out", workers=0)
     manifest = found.manifests["train"]
     row = manifest.path.tolist().index(file)
     assert manifest.frames[row] == 21
@@ -132,7 +132,7 @@ def labels_of(manifest: Manifest) -> dict[str, str]:
 
 @small
 def test_labels_are_the_lists_own(small_releases: dict[str, Path], tmp_path: Path) -> None:
-    found = {name: import_release(name, small_releases[name], tmp_path / name, workers=1) for name in NAMES}
+    found = {name: import_release(name, small_releases[name], tmp_path / name, workers=0) for name in NAMES}
     assert found["ucf101"].classes == ("ApplyEyeMakeup", "HandstandPushups", "YoYo"), "classInd.txt's order"
     ucf = labels_of(found["ucf101"].manifests["test"])
     assert ucf["UCF-101/HandstandPushups/v_HandStandPushups_g01_c01.avi"] == "HandstandPushups"
@@ -176,7 +176,7 @@ def test_the_other_splits_of_ucf101(release: Copy, tmp_path: Path) -> None:
     train.insert(0, f"{replaced.strip()} 1")
     (lists / "trainlist02.txt").write_text("\n".join(train))
     (lists / "testlist02.txt").write_text("\n".join(test))
-    first, second = (import_release("ucf101", root, tmp_path / str(s), split=s, workers=1) for s in (1, 2))
+    first, second = (import_release("ucf101", root, tmp_path / str(s), split=s, workers=0) for s in (1, 2))
     assert set(second.manifests["test"].path) - set(first.manifests["test"].path) == {
         f"UCF-101/{moved.rpartition(' ')[0]}"
     }
@@ -187,7 +187,7 @@ def test_lists_named_as_in_the_first_ssv2_release(release: Copy, tmp_path: Path)
     root = release("ssv2")
     for path in (root / "labels").iterdir():
         path.rename(path.with_name(f"something-something-v2-{path.name}"))
-    assert import_release("ssv2", root, tmp_path / "ssv2", workers=1).counts["train"].usable == 6
+    assert import_release("ssv2", root, tmp_path / "ssv2", workers=0).counts["train"].usable == 6
 
 
 def plain(root: Path) -> Path:
@@ -205,20 +205,20 @@ def plain(root: Path) -> Path:
 @small
 def test_imagenet_in_plain_folders(release: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = plain(release("imagenet100"))
-    found = import_release("imagenet100", root, tmp_path / "all", workers=1)
+    found = import_release("imagenet100", root, tmp_path / "all", workers=0)
     assert found.classes == ("n01749939", "n02107142", "n02488291", "n02869837")
 
     for split in ("train", "val"):
         shutil.copytree(root / split / "n01749939", root / split / "n09999999")
     with pytest.raises(ReleaseError, match=r"train has 5 class folders; expected 4. Say which with --classes"):
-        import_release("imagenet100", root, tmp_path / "five", workers=1)
+        import_release("imagenet100", root, tmp_path / "five", workers=0)
     chosen = tmp_path / "chosen.txt"
     chosen.write_text("n02869837\nn01749939 green mamba\nn02488291\nn02107142\n")
-    found = import_release("imagenet100", root, tmp_path / "chosen", classes=chosen, workers=1)
+    found = import_release("imagenet100", root, tmp_path / "chosen", classes=chosen, workers=0)
     assert found.classes == ("n01749939 green mamba", "n02107142", "n02488291", "n02869837")
     assert found.counts["train"].usable == 12
     chosen.rename(root / "imagenet100.txt")
-    assert import_release("imagenet100", root, tmp_path / "inside", workers=1).classes == found.classes
+    assert import_release("imagenet100", root, tmp_path / "inside", workers=0).classes == found.classes
 
 
 @small
@@ -249,7 +249,7 @@ def test_files_that_are_no_images_are_set_aside_by_name(release: Copy, tmp_path:
     (root / "val.X" / "n02488291" / "notes é.txt").write_text("x")
     with open(os.fsencode(root / "val.X" / "n02488291") + b"/\xff.JPEG", "wb") as f:
         f.write(b"x")
-    found = import_release("imagenet100", root, tmp_path / "out", workers=1)
+    found = import_release("imagenet100", root, tmp_path / "out", workers=0)
     assert sorted(path for path, _ in found.set_aside) == [
         "train.X1/n02869837/.DS_Store",
         "val.X/n02488291/\\udcff.JPEG",
@@ -301,11 +301,11 @@ def test_a_missing_or_damaged_list_is_named(name: str, file: str, release: Copy,
     for content in (b"", b"\xff\xfe\x00", whole[: len(whole) // 2] if file.endswith(".json") else b"\n \n"):
         (root / file).write_bytes(content)
         with pytest.raises(ReleaseError, match=Path(file).name):
-            import_release(name, root, tmp_path / "out", workers=1)
+            import_release(name, root, tmp_path / "out", workers=0)
     if file != "Labels.json":  # without it, all class folders are taken
         (root / file).unlink()
         with pytest.raises(ReleaseError, match=Path(file).name):
-            import_release(name, root, tmp_path / "out", workers=1)
+            import_release(name, root, tmp_path / "out", workers=0)
 
 
 def _edit(path: Path, change: Callable[[Any], Any]) -> None:
@@ -346,7 +346,7 @@ def test_lists_that_contradict_themselves(
     root = release(name)
     _edit(root / file, change)
     with pytest.raises(ReleaseError, match=sentence):
-        import_release(name, root, tmp_path / "out", workers=1)
+        import_release(name, root, tmp_path / "out", workers=0)
     assert not (tmp_path / "out").exists()
 
 
@@ -369,7 +369,7 @@ def test_ucf_lists_that_contradict_themselves(
     with open(root / "ucfTrainTestlist" / file, "a") as f:
         f.write(f"{line}\r\n")
     with pytest.raises(ReleaseError, match=sentence):
-        import_release("ucf101", root, tmp_path / "out", workers=1)
+        import_release("ucf101", root, tmp_path / "out", workers=0)
 
 
 @small
@@ -385,7 +385,7 @@ def test_other_numbers_are_an_error_unless_accepted(small_releases: dict[str, Pa
         folder = tmp_path / name
         official = RELEASES[name]
         with pytest.raises(ReleaseError) as caught:
-            import_release(name, small_releases[name], folder, workers=1)
+            import_release(name, small_releases[name], folder, workers=0)
         sentence = str(caught.value)
         assert f"the release has {official.classes}" in sentence
         assert f"of {official.counts[1][0]:,} clips" in sentence
@@ -393,7 +393,7 @@ def test_other_numbers_are_an_error_unless_accepted(small_releases: dict[str, Pa
         assert "--allow-incomplete" in sentence
         assert ("Kaggle" in sentence) == (name == "imagenet100")
         assert os.listdir(folder) == ["import.json"], "a report, no manifest"
-        found = import_release(name, small_releases[name], folder, workers=1, allow_incomplete=True)
+        found = import_release(name, small_releases[name], folder, workers=0, allow_incomplete=True)
         assert len(found.differences) >= 3
         assert json.loads((folder / "import.json").read_text())["differences"] == found.differences
         assert len(Manifest.read(folder / "train.parquet")) == found.counts["train"].usable
@@ -410,17 +410,17 @@ def test_missing_files_are_counted_and_named_before_anything_is_read(release: Co
         raise AssertionError(f"{stage}: reading began")
 
     with pytest.raises(ReleaseError, match=r"train has 5 of 6 clips \(6 are listed here, 1 missing\).*78688.webm"):
-        import_release("ssv2", root, tmp_path / "out", workers=1, progress=never)
+        import_release("ssv2", root, tmp_path / "out", workers=0, progress=never)
     report = json.loads((tmp_path / "out" / "import.json").read_text())
     assert [f["path"] for split in report["splits"].values() for f in split["failures"]] == gone
     assert report["written"] is False
-    found = import_release("ssv2", root, tmp_path / "out", workers=1, allow_incomplete=True)
+    found = import_release("ssv2", root, tmp_path / "out", workers=0, allow_incomplete=True)
     assert (found.counts["train"].missing, found.counts["test"].missing) == (1, 1)
     assert not set(gone) & {path for m in found.manifests.values() for path in m.path.tolist()}
     for file in (root / "20bn-something-something-v2").iterdir():
         file.unlink()
     with pytest.raises(ReleaseError, match="None of the 6 listed train clips"):
-        import_release("ssv2", root, tmp_path / "out", workers=1, allow_incomplete=True)
+        import_release("ssv2", root, tmp_path / "out", workers=0, allow_incomplete=True)
 
 
 @small
@@ -432,9 +432,9 @@ def test_unreadable_files_and_duplicates_are_named(release: Copy, tmp_path: Path
     shutil.copy(root / clip(2), root / clip(3))
     shutil.copy(root / clip(2), root / clip(7))
     shutil.copy(root / clip(4), root / clip(5))
-    earlier = import_release("ssv2", release("ssv2"), tmp_path / "out", workers=1)  # stays as it is
+    earlier = import_release("ssv2", release("ssv2"), tmp_path / "out", workers=0)  # stays as it is
     with pytest.raises(ReleaseError, match=r"train has 4 of 6 clips \(6 are listed here, 2 unreadable\)") as caught:
-        import_release("diving48", root, tmp_path / "out", workers=1)
+        import_release("diving48", root, tmp_path / "out", workers=0)
     assert clip(0) in str(caught.value)
     assert Manifest.read(tmp_path / "out" / "train.parquet").hash == earlier.manifests["train"].hash
     report = json.loads((tmp_path / "out" / "import.json").read_text())
@@ -459,7 +459,7 @@ def test_names_that_are_not_ascii(release: Copy, tmp_path: Path) -> None:
             encoding="utf-8",
         )
     moved = root.rename(tmp_path / ("ü" * 60))
-    found = import_release("ucf101", moved, tmp_path / "ünder" / "ucf101", workers=1)
+    found = import_release("ucf101", moved, tmp_path / "ünder" / "ucf101", workers=0)
     assert found.classes[2] == "Jo Jo é 球"
     assert found.counts["train"].usable == 6
     again = Manifest.read(tmp_path / "ünder" / "ucf101" / "train.parquet")

@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> Path:
 
 def test_describes_what_decoding_finds(files: Path) -> None:
     items = [("clip 1 é.mp4", "b"), ("still.png", "a"), ("clip 0 é.mp4", "a")]
-    manifest, report = manifest_of_list("own", "train", files, items, workers=1)
+    manifest, report = manifest_of_list("own", "train", files, items, workers=0)
     assert report.failures == []
     assert manifest.classes == ("a", "b")
     assert manifest.label.tolist() == [1, 0, 0]
@@ -40,7 +40,7 @@ def test_describes_what_decoding_finds(files: Path) -> None:
 
 def test_unreadable_files_are_counted_and_named(files: Path) -> None:
     items = [("clip 0 é.mp4", "a"), ("broken.mp4", "a"), ("missing.mp4", "b")]
-    manifest, report = manifest_of_list("own", "train", files, items, workers=1)
+    manifest, report = manifest_of_list("own", "train", files, items, workers=0)
     assert len(manifest) == 1
     assert report.total == 3
     assert [path for path, _ in report.failures] == ["broken.mp4", "missing.mp4"]
@@ -48,11 +48,11 @@ def test_unreadable_files_are_counted_and_named(files: Path) -> None:
 
 def test_mistakes(files: Path) -> None:
     with pytest.raises(ManifestError, match="'c' is not among the 2 classes"):
-        manifest_of_list("own", "test", files, [("still.png", "c")], classes=("a", "b"), workers=1)
+        manifest_of_list("own", "test", files, [("still.png", "c")], classes=("a", "b"), workers=0)
     with pytest.raises(ManifestError, match="more than once"):
-        manifest_of_list("own", "test", files, [("still.png", "a"), ("still.png", "b")], workers=1)
+        manifest_of_list("own", "test", files, [("still.png", "a"), ("still.png", "b")], workers=0)
     with pytest.raises(ManifestError, match="none of 1 files"):
-        manifest_of_list("own", "test", files, [("missing.mp4", "a")], workers=1)
+        manifest_of_list("own", "test", files, [("missing.mp4", "a")], workers=0)
     listing = files / "list.csv"
     listing.write_text("file,label\nx,y\n")
     with pytest.raises(ManifestError, match="expected path and label"):

@@ -141,6 +141,24 @@ def test_label_out_of_range(tmp_path: Path, label: int) -> None:
         Manifest.read(tmp_path / "m.parquet")
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("label", ["0", "one"], "has string in column 'label', expected int64: Failed to parse string: 'one'"),
+        ("label", [0.0, 0.5], "has double in column 'label', expected int64"),
+        ("label", [1, 1], r"has label 1, which is '.*', and label_name '.*' in row 1 \(clips/1.mp4\); they must say"),
+        ("frames", [8, None], "has no frames in row 1; give every row all columns"),
+        ("path", [None, "a.mp4"], "has no path in row 0"),
+    ],
+)
+def test_edited_by_hand(tmp_path: Path, column: str, values: list[object], message: str) -> None:
+    manifest(tmp_path).write(tmp_path / "m.parquet")
+    place = pq.read_table(tmp_path / "m.parquet").column_names.index(column)
+    rewrite(tmp_path / "m.parquet", lambda t: t.set_column(place, column, pa.array(values)))
+    with pytest.raises(ManifestError, match=message):
+        Manifest.read(tmp_path / "m.parquet")
+
+
 def test_missing_root(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     manifest(tmp_path / "files").write(tmp_path / "m.parquet")

@@ -21,7 +21,7 @@ from equipoise.data.cache import ClipCache
 from equipoise.data.manifest import Manifest
 from equipoise.data.miniature import Sizes, build
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the fixture renders thousands of clips: minutes under load
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Score:
     within_pair: float
 
 
-def load_items(manifest: Manifest, folder: Path, workers: int = 1) -> Items:
+def load_items(manifest: Manifest, folder: Path, workers: int = 0) -> Items:
     cache = ClipCache.open(manifest, folder, size=manifest.height[0].item(), workers=workers)
     clips = []
     for index in range(len(cache)):

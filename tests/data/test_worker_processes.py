@@ -55,7 +55,7 @@ def outside(files):
 if __name__ == "__main__":
     jobs, workers, what = json.loads(sys.argv[2])
     try:
-        results = dict(run_jobs({"work": work, "outside": outside}[what], jobs, workers, apart=True, seconds=2))
+        results = dict(run_jobs({"work": work, "outside": outside}[what], jobs, workers, seconds=2))
         print(json.dumps(results))
     except (WorkerError, ZeroDivisionError) as error:
         print(json.dumps(type(error).__name__ + ": " + str(error)))
@@ -94,12 +94,25 @@ def test_a_single_worker_can_be_apart_and_errors_come_back(tmp_path: Path) -> No
     assert run(tmp_path, [["a"], ["wrong one"]], workers=1) == "ZeroDivisionError: wrong one"
 
 
+def test_a_script_that_runs_itself_again_is_told_what_it_lacks(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from equipoise.data._files import WorkerError, run_jobs\n"
+        "def work(job): return job\n"
+        "try: list(run_jobs(work, [1], 1))\n"
+        "except WorkerError as error: print(error)\n"
+    )
+    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    assert "3 worker processes ended before they began, the last by exit code 1" in found.stdout
+    assert found.stdout.endswith('needs its calls below `if __name__ == "__main__":`.\n')
+
+
 def test_processes_that_die_without_a_file_end_the_work(tmp_path: Path) -> None:
     message = run(tmp_path, [["a"], ["b"]], workers=2, what="outside")
     assert message.startswith("WorkerError: 3 worker processes died on one job, the last by exit code 7")
 
 
-def test_one_worker_needs_no_process() -> None:
-    assert list(run_jobs(lambda number: number * 2, [1, 2], 1)) == [(0, 2), (1, 4)]
+def test_without_workers_the_work_is_done_here() -> None:
+    assert list(run_jobs(lambda number: number * 2, [1, 2], 0)) == [(0, 2), (1, 4)]
     with pytest.raises(ZeroDivisionError):
-        list(run_jobs(lambda number: 1 // number, [0], 1))
+        list(run_jobs(lambda number: 1 // number, [0], 0))

@@ -56,7 +56,7 @@ def test_without_a_cluster_nothing_is_spread() -> None:
 def test_a_cluster_builds_the_same_files_although_a_node_goes(
     cluster: Cluster, manifest: Manifest, tmp_path: Path
 ) -> None:
-    here = ClipCache.open(manifest, tmp_path / "here", size=32, workers=1)
+    here = ClipCache.open(manifest, tmp_path / "here", size=32, workers=0)
     second = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
     seen: list[int] = []
@@ -104,7 +104,7 @@ def test_too_little_to_be_spread_is_decoded_here(
 ) -> None:
     monkeypatch.setattr(cache_building, "LARGE", len(manifest) + 1)
     run = cache_runner("127.0.0.1:1")  # is never asked
-    assert len(ClipCache.open(manifest, tmp_path, size=16, workers=1, run=run)) == len(manifest)
+    assert len(ClipCache.open(manifest, tmp_path, size=16, workers=0, run=run)) == len(manifest)
 
 
 def test_a_preset_says_how_frames_are_stored(make_trial: Make, paths: Paths, tmp_path: Path) -> None:

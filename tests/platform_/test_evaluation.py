@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import torch
 
 from equipoise.data.decode import uniform_indices
 from equipoise.data.transforms import center_crop_resize
+from equipoise.models.probes import LinearBank, fit_bank
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform import evaluation
 from equipoise.platform.errors import CheckpointError
@@ -119,6 +121,28 @@ def test_probe_learns_and_never_sees_test_labels_or_statistics() -> None:
     # Test items do not change the probe: each is predicted alone as in company.
     alone = torch.cat([probe(x, y, test_x[i : i + 1], 3, setting, seed=0)[0] for i in range(5)])
     assert torch.equal(alone, predicted[:5])
+
+
+@pytest.mark.parametrize(("rates", "fits"), [((0.01, 1e-6), [84, 120]), ((0.01,), [120])])
+def test_only_a_choice_holds_items_out(
+    rates: tuple[float, ...], fits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+
+    def counted(bank: LinearBank, features: torch.Tensor, *args: torch.Tensor, **more: Any) -> None:
+        fitted.append(len(features))
+        fit_bank(bank, features, *args, **more)
+
+    monkeypatch.setattr(evaluation, "fit_bank", counted)
+    x, y = separable(120, 0)
+    test_x, test_y = separable(60, 1)
+    setting = ProbeSetting(pooling="linear", epochs=30, batch=16, lr=rates, weight_decay=(0.0,), holdout=0.3)
+    predicted, winner, grid = probe(x, y, test_x, 3, setting, seed=0)
+    assert fitted == fits
+    assert (predicted == test_y).float().mean() > 0.95
+    assert winner in grid
+    assert len(grid) == len(rates)
+    assert ("holdout_accuracy" in winner) == (len(rates) > 1)
 
 
 def test_probe_of_noise_is_at_chance() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from equipoise.data.loader import Batch, ClipStream
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.home import Paths
@@ -155,3 +156,19 @@ def test_weight_decay_spares_biases_and_vectors(make_trial: Make, paths: Paths, 
             assert (group["weight_decay"] > 0) == (parameter.ndim > 1)
     trained = {id(p) for g in trainer.optimiser.param_groups for p in g["params"]}
     assert all((id(p) in trained) == (not n.startswith("target.")) for n, p in trainer.model.named_parameters())
+
+
+def test_waiting_for_data_is_told(
+    make_trial: Make, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = ClipStream.__next__
+
+    def late(self: ClipStream) -> Batch:
+        time.sleep(0.1)
+        return at_once(self)
+
+    monkeypatch.setattr(ClipStream, "__next__", late)
+    reports, _ = train(make_trial(overrides=("optimisation.steps=2", "log_every=1")), paths, tmp_path)
+    for report in reports:
+        assert 0 < report["data_wait"] <= 1
+        assert report["data_wait"] * report["ms_per_step"] >= 100, "each step waited for 100 ms"
