@@ -2,12 +2,16 @@
 
     python bench/search.py collect DATA CACHE --minutes 60
     python bench/search.py replay raw.jsonl
+    python bench/search.py transfer transfer.jsonl
     python bench/search.py report raw.jsonl --write bench/search.md
+    python bench/search.py suggestions tpe gp
 
 ``collect`` trains short miniature trials one after the other and appends each to ``bench/search_trials.parquet``: the
 weights, scores at three rungs, final scores. It may be stopped and started again at any time. ``replay`` runs whole
 searches through the project's own proposer and early stopping on worlds without training: a surrogate fitted to the
-collected trials, and test functions whose front is known. ``report`` makes tables and a picture of what they came to.
+collected trials, and test functions whose front is known. ``transfer`` searches a world like another one first, and
+begins the search of that one with what it found. ``report`` makes tables and a picture of what either came to.
+``suggestions`` times the samplers.
 """
 
 from __future__ import annotations
@@ -24,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from search_replay import Strategy, replayed
+from search_replay import Search, Strategy, left_by, replayed
 from search_report import report
-from search_worlds import Collected, Surrogate, TestFunction
+from search_worlds import Collected, Surrogate, TestFunction, axes, source_of
 from torch import Tensor
 
 from equipoise.models.encoder import VideoEncoder
@@ -229,6 +234,56 @@ def replay(args: argparse.Namespace) -> None:
         print(world, strategy.name, seed, f"{record['trials']} trials", f"{record['seconds']:.0f} s", file=sys.stderr)
 
 
+def transfer(args: argparse.Namespace) -> None:
+    """Search source worlds, then the target from nothing and from each; append to a file of JSON lines."""
+    torch.set_num_threads(1)
+    lines = [json.loads(line) for line in args.raw.read_text().splitlines()] if args.raw.is_file() else []
+    there = {(r["strategy"], r["seed"]) for r in lines}
+    collected = Collected(args.trials)
+    places = [axes(collected.definition, drawn(number)) for number in range(300)]
+    for seed, degree in itertools.product(range(args.repetitions), (None, *args.correlations)):
+        strategy = Strategy(args.sampler, source=degree)
+        if (strategy.name, seed) in there:
+            continue
+        target = Surrogate(collected, seed)
+        earlier = alike = None
+        if degree is not None:
+            world = source_of(target, collected, seed, degree)
+            source = Search(world, Strategy(args.sampler), 10_000 + seed)
+            source.run(args.budget)
+            earlier = left_by(source)
+            pairs = [np.stack([one.truth(place) for place in places]).T for one in (world, target)]
+            alike = float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*pairs, strict=True)]))
+        record = {"world": "surrogate", **replayed(target, strategy, seed, args.budget, earlier), "alike": alike}
+        with args.raw.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(strategy.name, seed, f"{record['seconds']:.1f} s", f"accuracies correlate {alike}", file=sys.stderr)
+
+
+def suggestions(args: argparse.Namespace) -> None:
+    """Print the processor's seconds for one suggestion, by sampler and by trials told before: the median of several."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print("| sampler | " + " | ".join(f"after {told} trials" for told in args.told) + " |")
+    print("|---" * (1 + len(args.told)) + "|")
+    for sampler in args.samplers:
+        cells = [sampler]
+        for told in args.told:
+            search = Search(TestFunction("dtlz2", 0), Strategy("random"), 0)
+            while len(search.rows) < told:
+                search.finish(search.start())
+            search.proposer.definition = search.definition.model_copy(update={"sampler": sampler})
+            seconds = []
+            for _ in range(args.draws):
+                began = time.process_time()
+                row = search.start()
+                seconds.append(time.process_time() - began)
+                search.finish(row)
+                print(sampler, told, f"{seconds[-1]:.2f} s", file=sys.stderr, flush=True)
+            cells.append(f"{np.median(seconds):.2f}")
+        print("| " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Collect trials, replay searches.")
     commands = parser.add_subparsers(required=True)
@@ -253,8 +308,22 @@ def main() -> None:
     two.set_defaults(call=replay)
     three = commands.add_parser("report", help="tables and a picture of replayed searches")
     three.add_argument("raw", type=Path)
-    three.add_argument("--write", type=Path, help="Markdown to write; its picture goes beside it")
+    three.add_argument("--write", type=Path, help="Markdown to write; a picture goes beside it with the first mark")
+    three.add_argument("--mark", default="tables", help="what the tables stand under: tables, transfer or models")
     three.set_defaults(call=report)
+    four = commands.add_parser("transfer", help="begin searches with what a search of a like world found")
+    four.add_argument("raw", type=Path, help="file of JSON lines to append to")
+    four.add_argument("--correlations", nargs="+", type=float, default=[0.0, 0.5, 0.9])
+    four.add_argument("--sampler", default="tpe")
+    four.add_argument("--repetitions", type=int, default=30)
+    four.add_argument("--budget", type=float, default=45.0, help="trainings, of the source and of the target each")
+    four.add_argument("--trials", type=Path, default=TRIALS)
+    four.set_defaults(call=transfer)
+    five = commands.add_parser("suggestions", help="time the samplers")
+    five.add_argument("samplers", nargs="+")
+    five.add_argument("--told", nargs="+", type=int, default=[20, 40, 60])
+    five.add_argument("--draws", type=int, default=3)
+    five.set_defaults(call=suggestions)
     args = parser.parse_args()
     args.call(args)
 

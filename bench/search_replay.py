@@ -20,6 +20,7 @@ from equipoise.platform.ledger import Row
 from equipoise.platform.pareto import front, hypervolume
 from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import Variant
+from equipoise.platform.warm_start import Earlier, EarlierMix, best_mixes
 
 STEPS = 720  # of one training; only shares of it matter
 LOOK = 0.04  # cost of the probes of one rung, as a share of a training: measured on miniature trials
@@ -44,11 +45,13 @@ class Strategy:
         sampler: by name.
         stopping: early stopping, or None.
         seeds: repeats of promising variants, or None.
+        source: how far the world of an earlier search goes with this one, whose best mixes are tried first; or None.
     """
 
     sampler: str
     stopping: EarlyStopping | None = None
     seeds: SeedFidelity | None = None
+    source: float | None = None
 
     @property
     def name(self) -> str:
@@ -57,7 +60,8 @@ class Strategy:
         if self.stopping is not None:
             given = self.stopping.model_dump(exclude_defaults=True)
             parts.append(" ".join(["stopping", *(f"{k.split('_')[0]} {v}" for k, v in given.items())]))
-        return " + ".join([*parts, *(["seeds"] if self.seeds is not None else [])])
+        parts += ["seeds"] if self.seeds is not None else []
+        return " + ".join(parts) + ("" if self.source is None else f" after a source at {self.source:g}")
 
 
 @dataclass
@@ -69,12 +73,14 @@ class Search:
         strategy: how.
         seed: of the search and of the noise.
         workers: trials at once.
+        earlier: what an earlier search leaves to this one, or None.
     """
 
     world: World
     strategy: Strategy
     seed: int
     workers: int = 4
+    earlier: Earlier | None = None
     rows: dict[int, Row] = field(default_factory=dict)
     truths: dict[str, Array] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
@@ -82,9 +88,18 @@ class Search:
     curve: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        changes = {"sampler": self.strategy.sampler, "trials": 100_000, "seed": self.seed, "start": []}
+        changes: dict[str, Any] = {"sampler": self.strategy.sampler, "trials": 100_000, "seed": self.seed, "start": []}
+        earlier = self.earlier
+        if earlier is not None:
+            changes["warm_start"] = earlier.study
         self.definition = load_sweep("quickstart", changes)
-        self.proposer = OptunaProposer(self.definition, self.world.benchmarks, InMemory(), "bench")
+        self.proposer = OptunaProposer(
+            self.definition,
+            self.world.benchmarks,
+            InMemory(),
+            "bench",
+            earlier=None if earlier is None else lambda: earlier,
+        )
         self.noise = np.random.default_rng([self.seed, 1])
         self.stopping = self.strategy.stopping
         self.rungs = self.stopping.steps(STEPS) if self.stopping is not None else ()
@@ -164,11 +179,23 @@ class Search:
         self.curve.append((self.spent, volume))
 
 
-def replayed(world: World, strategy: Strategy, seed: int, budget: float) -> dict[str, Any]:
+def left_by(search: Search) -> Earlier:
+    """What a search on another regime leaves to the next one, as the project's warm start takes it: by its scores."""
+    benchmarks = search.world.benchmarks
+    found = [
+        EarlierMix(f"source/{n}", f"source.{n}", search.variants[n], dict(zip(benchmarks, scores, strict=True)))
+        for n, scores in means(list(search.rows.values()), benchmarks).items()
+    ]
+    return Earlier("source", starts=best_mixes(found, search.definition.trials), differs="another world")
+
+
+def replayed(
+    world: World, strategy: Strategy, seed: int, budget: float, earlier: Earlier | None = None
+) -> dict[str, Any]:
     """One repetition, as a JSON-able record."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     began = time.process_time()
-    search = Search(world, strategy, seed)
+    search = Search(world, strategy, seed, earlier=earlier)
     curve = search.run(budget)
     statuses = [r.status for r in search.rows.values()]
     return {

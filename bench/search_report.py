@@ -18,7 +18,9 @@ from scipy import stats
 Array = NDArray[np.float64]
 GRID = 400  # points of the budget axis
 DRAWS = 1000  # of the bootstrap over repetitions
-AGAINST = "random"
+AGAINST = "random"  # what is compared with; where that was not replayed, the first strategy of the file
+TABLES = "tables"
+END = "<!-- end -->"
 BANDS = ("random", "tpe", "tpe + stopping")  # strategies drawn with their intervals
 
 
@@ -43,32 +45,37 @@ def reach(mean: Array, goal: float, grid: Array) -> float:
 
 
 def table(world: str, by_name: Mapping[str, dict[int, Array]], grid: Array, counts: Mapping[str, str]) -> list[str]:
-    """One row per strategy, against random search without early stopping in the same repetitions."""
+    """One row per strategy, against random search (or the first strategy) in the same repetitions."""
+    against = _against(by_name)
     rows = [
-        f"### {world}: {len(by_name[AGAINST])} repetitions, a budget of {grid[-1]:.0f} trainings",
+        f"### {world}: {len(by_name[against])} repetitions, a budget of {grid[-1]:.0f} trainings",
         "",
         "| strategy | trials (stopped, repeats) | hypervolume at a third of the budget | at the end "
-        "| gain over random at the end | share of the budget to random's end | p |",
-        "|---|---|---|---|---|---|---|",
+        f"| gain over {against} at a third | at the end | share of the budget to {against}'s end | p |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     third = int(np.searchsorted(grid, grid[-1] / 3))
     for name, by_seed in by_name.items():
-        seeds = sorted(set(by_seed) & set(by_name[AGAINST]))
-        found, random = (np.stack([volumes[s] for s in seeds]) for volumes in (by_seed, by_name[AGAINST]))
+        seeds = sorted(set(by_seed) & set(by_name[against]))
+        found, random = (np.stack([volumes[s] for s in seeds]) for volumes in (by_seed, by_name[against]))
         share = reach(found.mean(0), float(random[:, -1].mean()), grid)
-        cells = [name, counts[name], _interval(found[:, third]), _interval(found[:, -1]), "", _share(share), ""]
-        if name != AGAINST:
+        cells = [name, counts[name], _interval(found[:, third]), _interval(found[:, -1]), "", "", _share(share), ""]
+        if name != against:
             # The same repetitions are drawn for both: their worlds are the same.
             drawn = np.random.default_rng(0).integers(len(seeds), size=(DRAWS, len(seeds)))
             shares = [reach(found[d].mean(0), float(random[d, -1].mean()), grid) for d in drawn]
             low, high = np.quantile(shares, [0.025, 0.975], method="nearest")
             p = stats.mannwhitneyu(found[:, -1], random[:, -1], alternative="greater").pvalue
-            cells[-3:] = [_interval(found[:, -1] - random[:, -1])]
+            cells[-4:] = [_interval(found[:, at] - random[:, at]) for at in (third, -1)]
             cells += [f"{_share(share)} ({_share(float(low))} to {_share(float(high))})", f"{p:.2g}"]
-        if len(seeds) < len(by_name[AGAINST]):
+        if len(seeds) < len(by_name[against]):
             cells[0] += f" ({len(seeds)} repetitions)"
         rows.append("| " + " | ".join(cells) + " |")
     return [*rows, ""]
+
+
+def _against(by_name: Mapping[str, Any]) -> str:
+    return AGAINST if AGAINST in by_name else next(iter(by_name))
 
 
 def _share(value: float) -> str:
@@ -81,7 +88,7 @@ def _interval(values: Array) -> str:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print the tables; with ``--write`` put them after the words of the file, and draw the curves beside it."""
+    """Print the tables; with ``--write`` put them under their mark in a file, a picture of the first mark beside it."""
     records = [json.loads(line) for line in args.raw.read_text().splitlines()]
     worlds = list(dict.fromkeys(r["world"] for r in records))
     text: list[str] = []
@@ -105,9 +112,17 @@ def report(args: argparse.Namespace) -> None:
     figure.legend(handles, names, loc="lower center", ncol=6, fontsize=8, frameon=False)
     print("\n".join(text))
     if args.write is not None:
-        figure.savefig(args.write.with_suffix(".png"), dpi=110)
-        before = args.write.read_text().partition("<!-- tables -->")[0] if args.write.is_file() else ""
-        args.write.write_text(f"{before}<!-- tables -->\n\n" + "\n".join(text))
+        if args.mark == TABLES:
+            figure.savefig(args.write.with_suffix(".png"), dpi=110)
+        words = args.write.read_text() if args.write.is_file() else ""
+        args.write.write_text(placed(words, args.mark, "\n".join(text)))
+
+
+def placed(words: str, mark: str, text: str) -> str:
+    """A file's words with a text between a mark and the next ``END``, or the end of the file."""
+    before, _, after = words.partition(f"<!-- {mark} -->")
+    rest = after.partition(END)[2]
+    return f"{before}<!-- {mark} -->\n\n{text}" + (f"\n{END}{rest}" if END in after else "")
 
 
 def _counts(group: list[dict[str, Any]]) -> str:
@@ -129,7 +144,7 @@ def _draw(axis: Any, world: str, found: Mapping[str, dict[int, Array]], grid: Ar
         )[0]
         if name in BANDS:
             axis.fill_between(grid, mean - half, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
-    axis.axhline(float(np.mean([v[-1] for v in found[AGAINST].values()])), color="0.6", linewidth=0.8)
+    axis.axhline(float(np.mean([v[-1] for v in found[_against(found)].values()])), color="0.6", linewidth=0.8)
     axis.axvline(grid[-1] / 3, color="0.6", linewidth=0.8, linestyle=":")
     axis.set(title=world, xlabel="training spent, in whole trainings", ylabel="hypervolume, best of all = 1")
     axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))

@@ -213,6 +213,9 @@ def features(places: Array) -> Array:
 class Surrogate:
     """A world drawn from what the collected trials leave open.
 
+    Attributes:
+        coefficients: by benchmark ``[36]``, of :func:`features`.
+
     Args:
         collected: the trials.
         seed: of the repetition.
@@ -236,3 +239,34 @@ class Surrogate:
     def play(self, truth: Array, fractions: Sequence[float], draw: np.random.Generator) -> tuple[Array, Array]:
         """Scores on the way and at the end."""
         return self.learning.play(truth, fractions, draw)
+
+
+def source_of(target: Surrogate, collected: Collected, seed: int, correlation: float) -> Surrogate:
+    """Another regime: a world whose coefficients are those of a target world to a degree.
+
+    What an objective does when it is on, and what its weight does, each deviates from the mean over objectives. On
+    every benchmark the source's deviations have exactly the given correlation with the target's, and the same size.
+    The rest of them is another draw from the same posterior, its objectives in another order, because all draws share
+    the posterior's mean. At 0 what is left in common is about how much objectives help or hurt on the average.
+
+    Args:
+        target: the world that will be searched.
+        collected: the trials.
+        seed: of the repetition.
+        correlation: from 0 to 1, where both are the same.
+    """
+    made = Surrogate(collected, 10_000 + seed)
+    order = np.random.default_rng([seed, 8]).permutation(18)
+    coefficients = []
+    for wanted, drawn in zip(target.coefficients, made.coefficients, strict=True):
+        parts = []
+        for mine, other in zip(np.split(wanted, 2), np.split(drawn, 2), strict=True):
+            own = mine - mine.mean()
+            rest = other[order] - other.mean()
+            rest = rest - own * (rest @ own) / (own @ own)
+            rest = rest * np.linalg.norm(own) / np.linalg.norm(rest)
+            mean = correlation * mine.mean() + (1 - correlation) * other.mean()
+            parts.append(mean + correlation * own + math.sqrt(1 - correlation**2) * rest)
+        coefficients.append(np.concatenate(parts))
+    made.coefficients = coefficients
+    return made

@@ -21,13 +21,14 @@ from equipoise.platform.cli_options import (
     emit,
     home_options,
     json_option,
+    max_loss_option,
     optuna_storage_option,
     storage_option,
     study_home,
 )
 from equipoise.platform.cli_report import report
 from equipoise.platform.cli_results import front, list_, probe, ui
-from equipoise.platform.cli_run import run, run_and_conclude
+from equipoise.platform.cli_run import remembered, run, run_and_conclude
 from equipoise.platform.cli_space import space
 from equipoise.platform.errors import EquipoiseError
 
@@ -75,16 +76,21 @@ for _command in (audit, claims, confirm, data, effects, explain, probe, front, r
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]))
 @click.option("--warm-start", metavar="STUDY", help="Begin with what an earlier study of this record found.")
 @click.option("--budget", metavar="HOURS", help="Ask for no further trial after 40gpu-h, or 200cpu-h.")
+@max_loss_option
 @optuna_storage_option
 @_study_options
 @home_options
 @json_option
 def sweep(space: str, as_json: bool, **options: Any) -> None:
-    """Search objective weights. SPACE is a shipped search space (quickstart, full) or a YAML file."""
+    """Search objective weights. SPACE is a shipped search space (quickstart, full) or a YAML file.
+
+    With --resume, options that changed the search space when the study was started need not be repeated.
+    """
     from equipoise.platform import study
     from equipoise.platform.definitions import load_sweep
 
-    changes = _changes(options, "trials", "seed", "sampler", "warm_start", "budget")
+    changes = _changes(options, "trials", "seed", "sampler", "warm_start", "budget", "constraints")
+    changes = options["given"] = remembered(space, options, changes)
     run_and_conclude(study.sweep, load_sweep(space, changes), options, as_json, f"sweep {shlex.quote(space)}")
 
 

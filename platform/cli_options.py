@@ -51,6 +51,37 @@ def optuna_storage_option(command: F) -> F:
     )(command)
 
 
+def max_loss_option(command: F) -> F:
+    """``--max-loss``: the constraints of a search."""
+    return click.option(
+        "--max-loss",
+        "constraints",
+        metavar="POINTS",
+        multiple=True,
+        callback=_constraints,
+        help="Points below the baseline that a mix may lose, on every benchmark, or BENCHMARK=POINTS, once for each; "
+        "the sampler avoids mixes that lose more.",
+    )(command)
+
+
+def _constraints(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any] | None:
+    found: dict[str, float] = {}
+    for text in values:
+        benchmark, _, points = text.rpartition("=")  # nothing before it: every benchmark
+        try:
+            value = float(points)
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r} given; expected points of accuracy, as in 2.0, or mini_dive=2.0"
+            ) from None
+        if benchmark in found:
+            raise click.BadParameter(f"{text!r} comes after another one for {benchmark or 'every benchmark'}: give one")
+        found[benchmark] = value
+    if "" in found and len(found) > 1:
+        raise click.BadParameter("give one number for every benchmark, or BENCHMARK=POINTS for each, not both")
+    return {"max_loss": found.get("", found)} if found else None
+
+
 def json_option(command: F) -> F:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)

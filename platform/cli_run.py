@@ -16,6 +16,35 @@ def home_of(options: dict[str, Any]) -> Any:
     return study_home(options["home"], options["tracking_uri"], options.get("storage"), options.get("optuna_storage"))
 
 
+def remembered(file: str, options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What the command line changes of a sweep: with ``--resume`` also what it changed before and does not now.
+
+    Args:
+        file: the search space as it was named.
+        options: of the command.
+        changes: what they change.
+    """
+    from equipoise.platform.ledger import Ledger
+    from equipoise.platform.settings import find, load_yaml
+    from equipoise.platform.study import GIVEN
+
+    now = {key: value for key, value in changes.items() if value not in (None, ())}
+    if not options["resume"]:
+        return now
+    content = load_yaml(find("spaces", file, "search space"))
+    name = options["name"] or (content.get("name") if isinstance(content, dict) else None)
+    book = home_of(options).folder(str(name)) / "ledger.db"
+    if not book.is_file():
+        return now  # there is nothing to resume, which is said where it is looked for
+    ledger = Ledger(book)
+    try:
+        before: dict[str, Any] = ledger.fact(GIVEN) or {}
+    finally:
+        ledger.close()
+    resources = {**before.get("resources", {}), **now.get("resources", {})}
+    return before | now | ({"resources": resources} if resources else {})
+
+
 def run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> Any:
     """Run a study; an interrupted one ends the command with the words that resume it.
 
@@ -27,7 +56,14 @@ def run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> An
     """
     place = home_of(options)
     with progress_bar("Preparing") as progress:
-        outcome = runner(definition, place, resume=options["resume"], address=options["address"], progress=progress)
+        outcome = runner(
+            definition,
+            place,
+            resume=options["resume"],
+            address=options["address"],
+            progress=progress,
+            given=options.get("given"),
+        )
     if not outcome.complete:
         done = outcome.count("finished")
         where = _where(place)

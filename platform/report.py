@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from equipoise.data.importers import command_for
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.effects import MEANINGS, Effect, alias_text
 from equipoise.platform.home import Home
@@ -97,6 +98,7 @@ class Report:
             "balanced": found.selection.balanced.variant if found.selection.balanced else None,
             "sections": list(SECTIONS),
             "holds": holds,
+            "cost": None if found.spending is None else found.spending.to_dict(),
             "missing": missing,
         }
 
@@ -364,9 +366,7 @@ def _repeat(content: Content, pictures: Pictures) -> dict[str, Any]:
     sources = content.settings.get("regime", {})
     manifests = [s["manifest"] for s in sources.get("sources", {}).values()]
     manifests += [m for b in sources.get("benchmarks", {}).values() for m in (b["train"], b["test"])]
-    lines = []
-    if manifests and all(m.startswith("miniature/") for m in manifests):
-        lines.append("equipoise data build miniature")
+    lines = [*dict.fromkeys(map(command_for, manifests))]
     lines += [f"equipoise {command} {name}", f"equipoise report {content.study}"]
     record = pictures.record or {}
     return {

@@ -6,6 +6,7 @@ controls, trials that were stopped early or failed, and work that had to be done
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -132,8 +133,9 @@ def spending(runs: Sequence[Any], definition: Mapping[str, Any], selection: Sele
     Returns:
         None where the record does not hold the cost of a scored trial: it is older than this book-keeping.
     """
-    ended = [run for run in runs if run.data.tags.get("status") in ENDED and run.info.end_time]
-    ended.sort(key=lambda run: (run.info.end_time, run.data.tags["trial"]))
+    ended = [run for run in runs if run.data.tags.get("status") in ENDED]
+    # The tag is written before the time: a driver that died between them left the run without one.
+    ended.sort(key=lambda run: (run.info.end_time or math.inf, run.data.tags["trial"]))
     measure, resources = Measure.of(definition), Resources.model_validate(definition.get("resources", {}))
     rows = {row.variant: row for row in selection.rows}
     reference = list(selection.hypervolume_reference.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from equipoise.platform.warm_start import earlier_mixes
 
 CacheProgress = Callable[[str, int, int], None]
 AUDIT_CLIPS = 8  # enough for every objective to find tokens, small enough for a head node without a GPU
+GIVEN = "given"  # fact of a study's book: what the command line changed of its definition
 SPACE = "search space"  # key of a sweep's space among the mixes that are audited; no variant can have that name
 # What may change between a study's start and its resumption without changing what its trials are.
 MAY_CHANGE = ("trials", "budget", "prices", "concurrent", "retries", "resources", "description")
@@ -126,6 +127,7 @@ def run_study(
     address: str | None = None,
     quiet: bool = False,
     progress: CacheProgress | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Start or resume a study and run it to its end.
 
@@ -139,6 +141,7 @@ def run_study(
         address: Ray cluster; None starts one on this machine.
         quiet: show no progress.
         progress: called while clip caches are built and objectives audited.
+        given: what the command line changed of the definition, kept for a resumption that does not repeat it.
 
     Raises:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
@@ -166,6 +169,8 @@ def run_study(
     try:
         _same_places(definition, home, ledger)
         parent = _parent(definition, kind, ledger, tracker, example, probe)
+        if given is not None:
+            ledger.set_fact(GIVEN, given)
         _log_audits(audits, tracker, parent)
         if ledger.fact("listed") is None:
             for role, name, settings in listed:

@@ -7,7 +7,7 @@ order of mixes may carry over: the earlier study's best ones, on its front, are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +114,7 @@ def earlier_mixes(
         differs = f"its benchmarks are {', '.join(table.benchmarks)}"
     if differs is None:
         return Earlier(study, done=tuple(found), left_out=left_out)
-    return Earlier(study, starts=_best(found, definition.trials), left_out=left_out, differs=differs)
+    return Earlier(study, starts=best_mixes(found, definition.trials), left_out=left_out, differs=differs)
 
 
 def _differs(one: TrialSettings, other: TrialSettings, hashes: set[str], manifest_hash: str | None) -> str | None:
@@ -132,8 +132,13 @@ def _hashes(tracker: Tracker, parent: Any) -> set[str]:
     return {run.data.tags.get("manifest_hash", "") for run in tracker.trial_runs(parent.info.run_id)}
 
 
-def _best(found: list[EarlierMix], trials: int) -> tuple[EarlierMix, ...]:
-    """The mixes on the front of an earlier study, the best on the average of its benchmarks first."""
+def best_mixes(found: Sequence[EarlierMix], trials: int) -> tuple[EarlierMix, ...]:
+    """What a search tries first: mixes on the front of an earlier study, the best on the average of benchmarks first.
+
+    Args:
+        found: its mixes.
+        trials: of the search; a quarter of them at most, and no more than ``MOST_STARTS``.
+    """
     points = np.array([list(mix.accuracies.values()) for mix in found])
     spread = points.std(axis=0)
     score = ((points - points.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).mean(axis=1)

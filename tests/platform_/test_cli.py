@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +76,11 @@ def test_list_names_the_18_objectives(call: Call) -> None:
         (("sweep", "quickstart", "--set", "optimisation.steps"), "optimisation.steps=200"),
         (("sweep", "quickstart", "--set", "optimisation.lr=-1"), "greater than 0"),
         (("sweep", "quickstart", "--resume"), "no study 'quickstart'"),
+        (("sweep", "quickstart", "--max-loss", "two"), "'two' given; expected points of accuracy, as in 2.0"),
+        (("sweep", "quickstart", "--max-loss", "-1"), "expected points of accuracy, not negative"),
+        (("sweep", "quickstart", "--max-loss", "mini_dvie=1"), "did you mean 'mini_dive'?"),
+        (("sweep", "quickstart", "--max-loss", "1", "--max-loss", "mini_in=2"), "not both"),
+        (("sweep", "quickstart", "--max-loss", "mini_in=1", "--max-loss", "mini_in=2"), "another one for mini_in"),
         (("sweep", "quickstart"), "equipoise data build miniature"),
         (("ablate", "miniature_ablation", "--variant", "fvm"), "did you mean 'fwm'?"),
         (("pretrain", "hww"), "did you mean 'hw'?"),
@@ -120,6 +127,46 @@ def test_mistakes_in_a_search_space(change: dict[str, Any], expected: str, call:
     found = sentence(*call("sweep", file, "--home", tmp_path / "home"))
     assert expected in found
     assert "space.yaml" in found
+
+
+def test_resuming_remembers_what_the_command_line_changed(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the trainings: the definition goes into the study's book, and what a driver would run is looked at."""
+    from equipoise.platform import study
+    from equipoise.platform.ledger import Ledger
+
+    seen: list[Any] = []
+
+    def run(director: Any, retries: int) -> bool:
+        seen.append((director.proposer.definition, director.resources))
+        return False  # as after an interrupt
+
+    monkeypatch.setattr(study, "prepare_caches", lambda *args: "0123")
+    monkeypatch.setattr(study, "audit_study", lambda *args: [])
+    monkeypatch.setattr(study, "ray_cluster", lambda *args, **more: contextlib.nullcontext())
+    monkeypatch.setattr(study, "run", run)
+    place = ("--home", tmp_path / "home")
+    changes = ("--sampler", "random", "--trials", "9", "--max-loss", "mini_dive=1.5", "--set", "optimisation.steps=3")
+    code, _, err = call("sweep", "quickstart", *changes, "--workers", "2", *place)
+    assert code == 130
+    again = shlex.split(err[err.index("equipoise sweep") :].strip())[1:]
+    assert "--resume" in again
+    assert "--sampler" not in again
+    code, _, err = call(*again, "--cpus-per-worker", "2", "--trials", "12")
+    assert code == 130, err
+    (first, _), (second, resources) = seen
+    assert second.model_copy(update={"trials": 9, "resources": first.resources}) == first
+    assert first.sampler == "random"
+    assert first.constraints.max_loss == {"mini_dive": 1.5}
+    assert first.set == ("optimisation.steps=700", "optimisation.steps=3")
+    assert (second.trials, resources.workers, resources.cpus_per_worker) == (12, 2, 2)
+    assert "was started with sampler 'random', now it is 'tpe'" in sentence(*call(*again, "--sampler", "tpe"))
+    call(*again)
+    assert seen[-1][0].trials == 12
+    book = Ledger(tmp_path / "home" / "studies" / "quickstart" / "ledger.db")
+    assert book.fact("definition")["sampler"] == "random"
+    book.close()
 
 
 def test_negative_weight_and_unknown_parameter_in_a_study(call: Call, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from equipoise.platform import report as report_module
 from equipoise.platform import study
 from equipoise.platform.cli import cli
+from equipoise.platform.cost import Cost, Prices
 from equipoise.platform.definitions import AblationDefinition, load_ablation
 from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
@@ -34,7 +35,7 @@ from equipoise.platform.report_charts import Scale, outside, pair
 from equipoise.platform.report_content import ReportError, Trial, compare_all, gather, verdict
 from equipoise.platform.results import ResultTable, Score
 from equipoise.platform.selection import SelectionError, select
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.settings import Resources, TrialSettings
 from equipoise.platform.tracking import TrackingError
 from equipoise.platform.uncertainty import Sample, samples
 
@@ -91,6 +92,7 @@ def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Settings) ->
         scores: Mapping[str, tuple[tuple[float, float, float], ...]] = SCORES,
         definition: Mapping[str, Any] | None = None,
         items: int = 500,
+        booked: Mapping[str, float] | None = None,
         **tags: str,
     ) -> Home:
         tracker = home.tracker()
@@ -117,6 +119,7 @@ def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Settings) ->
                     curve = {"jepa": 1 / step, "effective_rank": 10.0 + number, "seconds": 30.0 * step}
                     tracker.trained(run, curve, step)
                 tracker.metrics(run, {**dict(zip(BENCHMARKS, values, strict=True)), "score_seconds": 60.0}, 0)
+                tracker.metrics(run, booked or {}, 0)
                 tracker.tag(run, **{f"items.{b}": str(items) for b in BENCHMARKS})
                 tracker.end(run, "finished")
         tracker.end(parent, "finished")
@@ -161,6 +164,7 @@ def test_page_says_what_was_found(record: Record, tmp_path: Path) -> None:
     assert "There are no pictures of features: the checkpoint of baseline s0 is neither" in said
     # 8 trials of 180 s of pretraining and 60 s of scoring on one CPU.
     assert f"{8 * 240 / 3600:.3g} CPU hours in all" in said
+    assert "The record does not hold what its trials cost" in said
     found = written.to_dict()
     assert found["balanced"] == "hw"
     assert found["sections"] == list(SECTIONS)
@@ -309,6 +313,33 @@ def test_cost_counts_gpus_of_all_workers(record: Record) -> None:
     assert "cost" not in found.notes
 
 
+def test_what_was_booked_is_drawn_against_what_was_gained(record: Record, tmp_path: Path) -> None:
+    """In the page, and beside the picture of the front."""
+    prices = Prices(cpu_hour=0.5, currency="EUR")
+    booked = Cost(lost=360.0).plus(7200.0, Resources()).metrics(prices)
+    home = record("spent", definition={"prices": prices.model_dump()}, booked=booked)
+    text = write_report("spent", home, tmp_path / "out.html").path.read_text(encoding="utf-8")
+    said = words(text)
+    assert f"{8 * 2} CPU hours in all" in said, "booked hours, not those of the trials' own clocks"
+    # 8 trials at 2 hours of 0.5, each with a tenth of an hour done twice; hw gains 5 points where it gains least.
+    assert "Spent: 8 EUR, 0.4 of them on work that was lost" in said
+    assert "that is 1.6 for each point that hw gains where it gains least." in said
+    assert "2 1 EUR 6 min 0 s done twice" in said
+    section = text[text.index('id="cost"') :]
+    charts = re.findall(r'<svg .*?aria-label="([^"]+)".*?</svg>', section, flags=re.S)
+    assert [label.partition(" of ")[0] for label in charts[:2]] == ["Hypervolume", "Smallest gain over baseline"]
+    assert section.count('class="lost"') == 2 * 8
+    out = tmp_path / "mine.svg"
+    words_ = ["front", "spent", "--home", str(home.root), "--out", str(out), "--json"]
+    found = json.loads(CliRunner().invoke(cli, words_, catch_exceptions=False).stdout)
+    assert (found["cost"]["measure"], found["cost"]["total"]) == ("EUR", pytest.approx(8.0))
+    assert found["cost"]["plot"] == str(tmp_path / "mine_cost.svg")
+    assert (tmp_path / "mine_cost.svg").is_file()
+    tracker = home.tracker()
+    kept = {a.path for a in tracker.client.list_artifacts(tracker.study_run("spent").info.run_id)}
+    assert {"mine.svg", "mine_cost.svg"} <= kept
+
+
 def test_effects_of_a_design_take_the_place_of_importances(record: Record, tmp_path: Path) -> None:
     asked = AblationDefinition.model_validate(
         {
@@ -412,7 +443,7 @@ def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
     assert [h.get_attribute("id") for h in browser.find_elements(By.TAG_NAME, "h2")] == list(SECTIONS)
 
     charts = browser.find_elements(By.CSS_SELECTOR, "svg.chart")
-    assert len(charts) == 3 + 1 + 2
+    assert len(charts) == 3 + 1 + 2 + 2
     for chart in charts:
         assert chart.is_displayed()
         assert chart.size["width"] > 300
@@ -516,7 +547,7 @@ def test_pointing_at_a_variant_and_copying(studied: Home, browser: Chrome) -> No
     browser.execute_script(event, row)
     hot = browser.find_elements(By.CSS_SELECTOR, "svg.chart .mark.hot")
     assert {m.get_attribute("data-variant") for m in hot} == {"motion_guided"}
-    assert len(hot) == 3 + 3
+    assert len(hot) == 3 + 3 + 1
     browser.execute_script(event, browser.find_element(By.TAG_NAME, "h1"))
     assert browser.find_elements(By.CSS_SELECTOR, ".hot") == []
     granted = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}

@@ -75,3 +75,55 @@ def test_the_collected_trials_are_whole(bench: Any) -> None:
     assert json.dumps(one.truth(place).tolist()) == json.dumps(same.truth(place).tolist())
     place[:] = 0.5
     assert one.truth(place).tolist() == same.truth(place).tolist() != other.truth(place).tolist()
+
+
+def test_a_source_goes_with_its_target_to_the_degree_given(bench: Any) -> None:
+    worlds = bench("search_worlds")
+    collected = worlds.Collected(BENCH / "search_trials.parquet")
+    target = worlds.Surrogate(collected, 3)
+    for degree in (0.0, 0.5, 0.9, 1.0):
+        source = worlds.source_of(target, collected, 3, degree)
+        for mine, wanted in zip(source.coefficients, target.coefficients, strict=True):
+            for half in (slice(0, 18), slice(18, 36)):
+                assert np.corrcoef(mine[half], wanted[half])[0, 1] == pytest.approx(degree, abs=1e-9)
+                assert mine[half].std() == pytest.approx(wanted[half].std())
+    np.testing.assert_allclose(source.coefficients, target.coefficients)
+    other = worlds.source_of(worlds.Surrogate(collected, 4), collected, 4, 0.5)
+    assert not np.allclose(other.coefficients, worlds.source_of(target, collected, 3, 0.5).coefficients)
+
+
+def test_a_search_begins_with_the_best_of_the_one_before(bench: Any) -> None:
+    worlds, replay = bench("search_worlds"), bench("search_replay")
+    collected = worlds.Collected(BENCH / "search_trials.parquet")
+    target = worlds.Surrogate(collected, 5)
+    before = replay.Search(worlds.source_of(target, collected, 5, 0.5), replay.Strategy("random"), 5)
+    before.run(20)
+    left = replay.left_by(before)
+    seen = {r.name: list(r.result["accuracies"].values()) for r in before.rows.values()}
+    names = [mix.name.removeprefix("source.") for mix in left.starts]
+    assert 1 <= len(names) <= 8
+    for name in names:
+        dominating = [
+            all(a >= b for a, b in zip(o, seen[name], strict=True)) and o != seen[name] for o in seen.values()
+        ]
+        assert not any(dominating)
+    scaled = (np.array(list(seen.values())) - np.mean(list(seen.values()), axis=0)) / np.std(
+        list(seen.values()), axis=0
+    )
+    score = dict(zip(seen, scaled.mean(axis=1), strict=True))
+    assert names == sorted(names, key=lambda name: -score[name])
+    after = replay.Search(target, replay.Strategy("tpe", source=0.5), 5, earlier=left)
+    after.run(12)
+    begun = [row.name for row in after.rows.values()][: len(names)]
+    assert begun == [mix.name for mix in left.starts]
+    assert [after.variants[n] for n in begun] == [before.variants[n] for n in names]
+    assert after.strategy.name == "tpe after a source at 0.5"
+
+
+def test_tables_go_under_their_own_mark(bench: Any) -> None:
+    placed = bench("search_report").placed
+    words = "A\n<!-- one -->\nold\n<!-- end -->\nB\n<!-- two -->\nold too"
+    first = placed(words, "one", "new\n")
+    assert first == "A\n<!-- one -->\n\nnew\n\n<!-- end -->\nB\n<!-- two -->\nold too"
+    assert placed(first, "two", "new") == "A\n<!-- one -->\n\nnew\n\n<!-- end -->\nB\n<!-- two -->\n\nnew"
+    assert placed(first, "one", "new\n") == first

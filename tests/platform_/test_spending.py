@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from equipoise.platform import plot_cost as module
+from equipoise.platform import plots
 from equipoise.platform.cost import Cost, Prices
 from equipoise.platform.plot_cost import plot_cost
 from equipoise.platform.report_lines import gains_for_cost, volume_for_cost
@@ -31,12 +32,12 @@ TRIALS: Sequence[tuple[str, str, int, str, float, float, tuple[float, float] | N
     ("t0004", "mix", 0, "stopped", 0.75, 0.0, None),
     ("t0005", "wide", 0, "finished", 2.0, 0.0, (54.0, 21.0)),
     ("t0006", "broken", 0, "failed", 0.5, 0.25, None),
-    ("t0007", "best", 0, "finished", 2.0, 0.0, (52.0, 23.0)),
+    ("t0007", "best", 0, "finished", 2.0, 0.0, (52.5, 23.0)),
     ("t0008", "wide", 1, "finished", 3.0, 1.0, (56.0, 23.0)),
 )
 SPENT = np.cumsum([t[4] for t in TRIALS])
-# Above the baseline's point: nothing; wide's 4 x 1; with best's 2 x 3, which shares 2 x 1; wide's mean is then 5 x 2.
-VOLUMES = (0.0, 0.0, 0.0, 0.0, 4.0, 4.0, 4.0 + 6.0 - 2.0, 10.0 + 6.0 - 4.0)
+# Above the baseline's point: nothing; wide's 4 x 1; with best's 2.5 x 3, which shares 2.5 x 1; later wide's is 5 x 2.
+VOLUMES = (0.0, 0.0, 0.0, 0.0, 4.0, 4.0, 4.0 + 7.5 - 2.5, 10.0 + 7.5 - 5.0)
 
 
 def run(place: int, resources: Resources) -> Any:
@@ -87,20 +88,31 @@ def test_accounts_follow_the_order_in_which_trials_ended(selection: Selection) -
     assert found.sentence == (
         "Spent: 11.5 CPU hours, 0.5 of them on trials that failed, 0.75 of them on trials that were stopped early, "
         "1.75 of them on work that was lost with a process or a node and done again; "
-        "that is 5.75 for each point that best gains where it gains least."
+        "that is 4.6 for each point that best gains where it gains least."
     )
 
 
 def test_gpus_count_where_there_are_some_and_money_where_there_are_prices(selection: Selection) -> None:
-    resources = {"workers": 2, "cpus_per_worker": 3, "gpus_per_worker": 0.5}
+    resources: dict[str, Any] = {"workers": 2, "cpus_per_worker": 3, "gpus_per_worker": 1}
     hours = spent(selection, **resources)
-    assert (hours.measure, hours.total) == ("GPU hours", pytest.approx(SPENT[-1]))
+    assert hours.measure == "GPU hours"
+    assert hours.total == pytest.approx(2 * SPENT[-1])
     prices = Prices(cpu_hour=0.1, gpu_hour=2.0, currency="EUR")
     money = spent(selection, {"prices": prices.model_dump()}, **resources)
-    an_hour = 6 * 0.1 + 1 * 2.0
-    assert (money.measure, money.total) == ("EUR", pytest.approx(SPENT[-1] * an_hour))
+    an_hour = 6 * 0.1 + 2 * 2.0
+    assert money.measure == "EUR"
+    assert money.total == pytest.approx(SPENT[-1] * an_hour)
     assert money.lost == pytest.approx(1.75 * an_hour)
     assert money.to_dict()["trials"][1]["lost"] == pytest.approx(0.5 * an_hour)
+
+
+def test_a_driver_that_died_at_the_very_end_is_the_last(selection: Selection) -> None:
+    found = runs()
+    next(r for r in found if r.data.tags["trial"] == "t0003").info.end_time = None
+    left = spending(found, {}, selection)
+    assert left is not None
+    assert left.trials[-1].trial == "t0003"
+    assert left.where["low"] == pytest.approx(SPENT[-1])
 
 
 def test_a_record_without_costs_has_no_accounts(selection: Selection) -> None:
@@ -120,7 +132,7 @@ def test_a_record_without_costs_has_no_accounts(selection: Selection) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Figures as they were saved."""
     figures: list[Figure] = []
-    keep = module._save
+    keep = plots._save
 
     def save(figure: Figure, path: str | Path) -> Path:
         figures.append(figure)
@@ -136,20 +148,19 @@ def test_the_picture_has_everything_where_it_belongs(selection: Selection, drawn
     volume, gains = drawn[0].axes
     (line,) = volume.get_lines()
     assert line.get_drawstyle() == "steps-post"
-    np.testing.assert_allclose(line.get_xdata(), [0.0, *SPENT])
-    np.testing.assert_allclose(line.get_ydata(), [0.0, *VOLUMES])
+    np.testing.assert_allclose(np.asarray(line.get_xydata(), dtype=float), np.array([[0, *SPENT], [0, *VOLUMES]]).T)
     expected = {
         "baseline": (1.0, 0.0, "D"),
         "low": (3.0, -1.0, "o"),
         "random_init": (3.25, -10.0, "X"),
-        "best": (SPENT[6], 2.0, "*"),
+        "best": (SPENT[6], 2.5, "*"),
         "wide": (SPENT[7], 2.0, "o"),
     }
     marks = [mark for mark in gains.get_lines() if mark.get_linestyle() == "None"]
-    found = sorted(
-        (float(np.ravel(m.get_xdata())[0]), float(np.ravel(m.get_ydata())[0]), m.get_marker()) for m in marks
-    )
-    assert found == [(pytest.approx(x), pytest.approx(y), marker) for x, y, marker in sorted(expected.values())]
+    found = sorted((*np.asarray(m.get_xydata(), dtype=float)[0], str(m.get_marker())) for m in marks)
+    wanted = sorted(expected.values())
+    np.testing.assert_allclose([one[:2] for one in found], [one[:2] for one in wanted])
+    assert [one[2] for one in found] == [one[2] for one in wanted]
     assert {text.get_text() for text in gains.texts} == set(expected)
     assert gains.get_xlabel() == "spent by then (CPU hours)"
     bands = [(patch.get_x(), patch.get_width()) for patch in gains.patches]  # type: ignore[attr-defined]
@@ -183,7 +194,7 @@ def test_the_charts_of_a_page_have_everything_where_it_belongs(selection: Select
         "wide": pytest.approx((SPENT[7], 2.0), abs=0.02),
     }
     titles = {e.get("data-variant"): e.findtext("title") for e in root.iter("path") if e.get("data-variant")}
-    assert titles["best"] == "best: +2.00 points where it gains least, after 8.5 CPU hours"
+    assert titles["best"] == "best: +2.50 points where it gains least, after 8.5 CPU hours"
     bands = [(float(e.get("x", "")), float(e.get("width", ""))) for e in root.iter("rect")]
     assert [(a * x + b, a * w) for x, w in bands] == [
         pytest.approx(band, abs=0.02) for band in ((1.0, 0.5), (SPENT[4], 0.25), (SPENT[6], 1.0))
