@@ -42,6 +42,9 @@ class AttentiveBank(nn.Module):
     never formed, which is equal in exact arithmetic and needs about D / A times fewer operations. (A key bias adds the
     same to every token's score and drops out of the softmax.)
 
+    The query has a projection of its own although one vector would express the same: without it attention learns
+    several times slower under Adam, which cost 4.5 points of accuracy where a probe had 200 steps (bench/data.md).
+
     Args:
         probes: G.
         channels: D.
@@ -61,6 +64,8 @@ class AttentiveBank(nn.Module):
             return nn.Parameter(value.repeat(probes, *(1,) * len(shape)))
 
         self.query = draw(channels, std=channels**-0.5)
+        self.query_proj = draw(channels, channels, std=channels**-0.5)
+        self.query_bias = nn.Parameter(torch.zeros(probes, 1, channels))
         self.key = draw(channels, channels, std=channels**-0.5)
         self.value = draw(channels, channels, std=channels**-0.5)
         self.proj = draw(channels, channels, std=channels**-0.5)
@@ -74,7 +79,7 @@ class AttentiveBank(nn.Module):
         """Logits ``[G, n, C]`` of items ``[n, K, D]``."""
         n, _, D = x.shape
         G, A = len(self.query), self.heads
-        q = self.query.view(G, A, D // A)
+        q = torch.baddbmm(self.query_bias, self.query.unsqueeze(1), self.query_proj).view(G, A, D // A)
         u = torch.einsum("gdae,gae->gad", self.key.view(G, D, A, D // A), q)
         scores = (u.reshape(G * A, D) / math.sqrt(D / A)) @ x.transpose(1, 2)  # [n, G A, K]
         pooled = torch.bmm(scores.softmax(dim=2), x).view(n, G, A, D)

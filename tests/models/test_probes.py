@@ -43,8 +43,9 @@ def test_attentive_bank_equals_multi_head_attention() -> None:
     assert out.shape == (G, n, C)
     for g in range(G):
         attention = nn.MultiheadAttention(D, A, batch_first=True)
-        attention.in_proj_weight.copy_(torch.cat([torch.eye(D), bank.key[g].T, bank.value[g].T]))
+        attention.in_proj_weight.copy_(torch.cat([bank.query_proj[g].T, bank.key[g].T, bank.value[g].T]))
         attention.in_proj_bias.zero_()
+        attention.in_proj_bias[:D] = bank.query_bias[g, 0]
         attention.out_proj.weight.copy_(bank.proj[g].T)
         attention.out_proj.bias.copy_(bank.proj_bias[g, 0])
         query = bank.query[g].expand(n, 1, D)
@@ -58,15 +59,14 @@ def test_attentive_bank_equals_multi_head_attention() -> None:
 def test_attentive_bank_equals_explicit_loops() -> None:
     bank, x = attentive(1), torch.randn(2, K, D, generator=gen(1))
     size = D // A
+    query = bank.query[0].double() @ bank.query_proj[0].double() + bank.query_bias[0, 0].double()
     logits = []
     for item in x.double():
         keys, values = item @ bank.key[0].double(), item @ bank.value[0].double()
         heads = []
         for a in range(A):
             at = slice(a * size, a * size + size)
-            scores = torch.tensor(
-                [float(k[at] @ bank.query[0, at].double()) / math.sqrt(size) for k in keys], dtype=torch.float64
-            )
+            scores = torch.tensor([float(k[at] @ query[at]) / math.sqrt(size) for k in keys], dtype=torch.float64)
             weights = (scores - scores.max()).exp()
             heads.append((weights / weights.sum()) @ values[:, at])
         y = torch.cat(heads) @ bank.proj[0].double() + bank.proj_bias[0, 0].double() + bank.query[0].double()
