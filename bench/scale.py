@@ -40,7 +40,7 @@ SIZES = miniature.Sizes(frames=8, train_clips=48, test_clips=24, train_stills=60
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
 ITEMS = 500
 STEPS = 40
-REPEATS = 3  # the quickest counts
+REPEATS = 2  # the quickest counts
 
 
 def stub(config: Mapping[str, Any]) -> None:

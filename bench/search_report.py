@@ -38,7 +38,7 @@ def curves(records: list[dict[str, Any]], best: Mapping[int, float], grid: Array
 
 def reach(mean: Array, goal: float, grid: Array) -> float:
     """Share of the budget from which on a mean curve stays at or above a goal; infinite where it ends below."""
-    below = np.flatnonzero(mean < goal)
+    below = np.flatnonzero(mean < goal - 1e-9)  # the two means of one curve may differ in their last digit
     if len(below) == 0:
         return 0.0
     return float(grid[below[-1] + 1] / grid[-1]) if below[-1] + 1 < len(grid) else float("inf")
