@@ -21,7 +21,8 @@ from equipoise.data.cache import ClipCache
 from equipoise.data.manifest import Manifest
 from equipoise.data.miniature import Sizes, build
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the fixture renders thousands of clips: minutes under load
+# The fixture renders thousands of clips, minutes under load: one process runs these tests, so that it does so once.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("shortcuts")]
 
 
 @dataclass(frozen=True)

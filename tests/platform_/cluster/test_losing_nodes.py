@@ -49,8 +49,15 @@ def test_a_node_is_told_to_go(
 
 
 def test_the_head_is_restarted(
-    sweep: Sweep, nodes: Any, accounted: Accounted, wait_for_server: Callable[..., None]
+    sweep: Sweep,
+    nodes: Any,
+    accounted: Accounted,
+    wait_for_server: Callable[..., None],
+    environment: dict[str, str],
 ) -> None:
+    environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = (
+        "15"  # Ray's own minute, shortened: how long a head is missed
+    )
     nodes.add("first")
     driver = sweep("--address", nodes.address, "--concurrent", "1")
     driver.wait_for("t0003 hw s0: pretrain")
