@@ -165,7 +165,10 @@ class Manifest:
         meta = json.loads(raw)
         root = Path(os.path.normpath(path.parent / meta["root"]))
         if not root.is_dir():
-            raise ManifestError(f"{where} names the root folder {root}, which does not exist; was it moved or deleted?")
+            raise ManifestError(
+                f"{where} names the root folder {root}, which does not exist; was it moved or deleted? Put it back, or "
+                "import or build the data set again."
+            )
         columns: dict[str, Any] = {}
         for column, kind in _COLUMNS.items():
             values = table.column(column)
