@@ -195,13 +195,18 @@ def outside(selection: Selection) -> tuple[str, ...]:
     return tuple(row.variant for row in minor if any(row.means[b] < limit for b, limit in limits.items()))
 
 
+def rows_of(selection: Selection) -> list[Row]:
+    """The variants a chart shows, the prominent ones last, so that they lie on top."""
+    kinds, far = groups(selection), outside(selection)
+    return sorted(
+        (row for row in selection.rows if row.variant not in far), key=lambda row: ORDER.index(kinds[row.variant])
+    )
+
+
 def pair(selection: Selection, means: Mapping[tuple[str, str], Span], across: str, up: str) -> str:
     """Two benchmarks against each other, with the interval of every mean."""
     kinds = groups(selection)
-    far = outside(selection)
-    rows = sorted(
-        (row for row in selection.rows if row.variant not in far), key=lambda row: ORDER.index(kinds[row.variant])
-    )
+    rows = rows_of(selection)
     chart = Chart(
         f"{up} against {across}: {len(rows)} variants; on the front over all benchmarks: {', '.join(selection.front)}"
     )

@@ -11,7 +11,6 @@ from equipoise.platform.importance import Importance
 from equipoise.platform.plots import DASHES, PALETTE
 from equipoise.platform.report_charts import (
     LETTER,
-    ORDER,
     REACH,
     RIGHT,
     TOP,
@@ -19,7 +18,7 @@ from equipoise.platform.report_charts import (
     Chart,
     Scale,
     groups,
-    outside,
+    rows_of,
     scale_of,
 )
 from equipoise.platform.report_content import Difference
@@ -35,10 +34,7 @@ ROW = 30.0
 def parallel(selection: Selection, differences: Mapping[tuple[str, str, str], Difference]) -> str:
     """Gains over the baseline on every benchmark, a line per variant, with the intervals of those on the front."""
     kinds = groups(selection)
-    far = outside(selection)
-    rows = sorted(
-        (row for row in selection.rows if row.variant not in far), key=lambda row: ORDER.index(kinds[row.variant])
-    )
+    rows = rows_of(selection)
     chart = Chart(
         f"Gain over {selection.baseline} in points on {', '.join(selection.benchmarks)}: a line for each variant"
     )
@@ -95,10 +91,7 @@ def volume_for_cost(spent: Spending) -> str:
 def gains_for_cost(spent: Spending, selection: Selection) -> str:
     """Each variant's smallest gain over the baseline, where its last score was in."""
     kinds = groups(selection)
-    far = outside(selection)
-    rows = sorted(
-        (row for row in selection.rows if row.variant not in far), key=lambda row: ORDER.index(kinds[row.variant])
-    )
+    rows = rows_of(selection)
     chart = Chart(
         f"Smallest gain over {selection.baseline} of {len(rows)} variants, over what had been spent when their last "
         f"score was in, in {spent.measure}"

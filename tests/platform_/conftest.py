@@ -13,12 +13,13 @@ from typing import Any
 import boto3
 import optuna
 import pytest
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from equipoise.data.miniature import Sizes, build
-from equipoise.platform import cli, study
+from equipoise.platform import cli, plot_cost, plot_effects, plots, study
 from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.home import Home, Paths
 from equipoise.platform.ledger import Ledger
@@ -267,3 +268,18 @@ def browser(chromium: webdriver.Chrome) -> webdriver.Chrome:
     for log in ("browser", "performance"):
         chromium.get_log(log)  # type: ignore[no-untyped-call]
     return chromium
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures as they were saved."""
+    figures: list[Figure] = []
+    keep = plots._save
+
+    def save(figure: Figure, path: str | Path) -> Path:
+        figures.append(figure)
+        return keep(figure, path)
+
+    for module in (plots, plot_cost, plot_effects):
+        monkeypatch.setattr(module, "_save", save)
+    return figures

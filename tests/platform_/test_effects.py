@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from equipoise.platform import cli, plot_effects, plots
+from equipoise.platform import cli, plot_effects
 from equipoise.platform.cli_design import ablation_of
 from equipoise.platform.confirm import define
 from equipoise.platform.confirmation import confirmation_of
@@ -319,19 +319,6 @@ def test_test_items_widen_the_interval() -> None:
 
 
 # ---- pictures
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    figures: list[Figure] = []
-    keep = plots._save
-
-    def save(figure: Figure, path: str | Path) -> Path:
-        figures.append(figure)
-        return keep(figure, path)
-
-    monkeypatch.setattr(plot_effects, "_save", save)
-    return figures
 
 
 def made_up(found: Plan) -> Effects:

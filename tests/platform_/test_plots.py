@@ -11,7 +11,6 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from equipoise.platform import plots
 from equipoise.platform.plots import PlotError, plot_curves, plot_front
 from equipoise.platform.results import ResultTable, Score, published_path, read_csv
 from equipoise.platform.selection import Selection, select
@@ -20,20 +19,6 @@ from equipoise.platform.selection import Selection, select
 @pytest.fixture(scope="module")
 def published() -> Selection:
     return select(read_csv(published_path(), "mixed"), tolerance=1.0)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures as they were saved."""
-    figures: list[Figure] = []
-    keep = plots._save
-
-    def save(figure: Figure, path: str | Path) -> Path:
-        figures.append(figure)
-        return keep(figure, path)
-
-    monkeypatch.setattr(plots, "_save", save)
-    return figures
 
 
 def study(benchmarks: int, seeds: int = 3, trials: int = 9) -> Selection:

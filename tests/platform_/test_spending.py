@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from equipoise.platform import plot_cost as module
-from equipoise.platform import plots
 from equipoise.platform.cost import Cost, Prices
 from equipoise.platform.plot_cost import plot_cost
 from equipoise.platform.report_lines import gains_for_cost, volume_for_cost
@@ -126,20 +124,6 @@ def test_a_record_without_costs_has_no_accounts(selection: Selection) -> None:
     left = spending(found, {}, selection)
     assert left is not None
     assert left.total == pytest.approx(SPENT[-1] - 0.5)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures as they were saved."""
-    figures: list[Figure] = []
-    keep = plots._save
-
-    def save(figure: Figure, path: str | Path) -> Path:
-        figures.append(figure)
-        return keep(figure, path)
-
-    monkeypatch.setattr(module, "_save", save)
-    return figures
 
 
 def test_the_picture_has_everything_where_it_belongs(selection: Selection, drawn: list[Figure], tmp_path: Path) -> None:
