@@ -43,7 +43,7 @@ class AttentiveBank(nn.Module):
     same to every token's score and drops out of the softmax.)
 
     The query has a projection of its own although one vector would express the same: without it attention learns
-    several times slower under Adam, which cost 4.9 points of accuracy where a probe had 200 steps (bench/data.md).
+    more slowly under Adam, which cost 4.9 points of accuracy where a probe had 200 steps (bench/data.md).
 
     Args:
         probes: G.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from equipoise.platform import cli, plot_effects
+from equipoise.platform import plot_effects
 from equipoise.platform.cli_design import ablation_of
 from equipoise.platform.confirm import define
 from equipoise.platform.confirmation import confirmation_of
@@ -68,21 +67,9 @@ def items(stream: np.random.Generator, seeds: tuple[int, ...], name: str = "v", 
 
 
 @pytest.fixture
-def run_at(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def run_at(call: Callable[..., tuple[int, str, str]]) -> Command:
     """Run a command in this process, in a home folder: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(home: Path, *words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words), "--home", str(home)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+    return lambda home, *words: call(*words, "--home", home)
 
 
 # ---- contrasts
