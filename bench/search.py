@@ -37,6 +37,7 @@ from search_report import report
 from search_worlds import Collected, Surrogate, TestFunction, axes, source_of
 from torch import Tensor
 
+from equipoise.data._files import locked
 from equipoise.models.encoder import VideoEncoder
 from equipoise.platform import checkpoint
 from equipoise.platform.definitions import load_sweep
@@ -50,7 +51,7 @@ from equipoise.platform.training import LocalReporter, Rungs, Trainer, open_cach
 
 TRIALS = Path(__file__).parent / "search_trials.parquet"
 STEPS = 300
-RUNGS = (STEPS // 8, STEPS // 4, STEPS // 2)
+RUNGS = (STEPS // 9, STEPS // 3, STEPS // 2)  # where early stopping looks with two rungs, and half
 PROBES = RungProbes(items=900, epochs=20)
 CPU = torch.device("cpu")
 REPEATED = ("baseline", "random_init", "hw", "fwm_hw_ld", "mix-000", "mix-001", "mix-002", "mix-003", "mix-004")
@@ -69,11 +70,13 @@ def drawn(number: int) -> Variant:
 
 def plan() -> Iterator[tuple[str, Variant, int]]:
     """Trials in the order in which they are worth most: controls, then random points, published mixes and repeats."""
-    published = [n for n, v in variants().items() if v.teacher == "ema" and v.objectives]
+    named = ((n, v) for n, v in variants().items() if v.teacher == "ema" and v.objectives)
+    # Some variants have two published names.
+    published = {v.model_dump_json(exclude={"description"}): (n, v, 0) for n, v in named}
     for seed, name in itertools.product((0, 1), ("baseline", "random_init")):
         yield name, load_variant(name), seed
     points = ((f"mix-{k:03d}", drawn(k), 0) for k in itertools.count())
-    known = iter([(n, load_variant(n), 0) for n in dict.fromkeys(published)])
+    known = iter(published.values())
     again = ((n, s) for s in (1, 2, 3) for n in REPEATED if (n, s) not in {("baseline", 1), ("random_init", 1)})
     for point in points:
         yield point
@@ -174,20 +177,22 @@ def look_untrained(encoder: VideoEncoder, settings: TrialSettings, paths: Paths)
 
 
 def append(row: dict[str, Any], path: Path) -> None:
-    """Add a row to the table; a reader sees the old file or the new one."""
-    rows = pq.read_table(path).to_pylist() if path.is_file() else []
-    part = path.with_suffix(".part")
-    pq.write_table(pa.Table.from_pylist([*rows, row]), part)
-    os.replace(part, path)
+    """Add a row to the table; a reader sees the old file or the new one, and collectors wait for one another."""
+    with locked(path.with_name(f".{path.name}.lock")):
+        rows = pq.read_table(path).to_pylist() if path.is_file() else []
+        part = path.with_suffix(".part")
+        pq.write_table(pa.Table.from_pylist([*rows, row]), part)
+        os.replace(part, path)
 
 
 def collect(args: argparse.Namespace) -> None:
-    """Train and append trials that are not in the table yet, until the time is up."""
+    """Train and append trials of one's part of the plan that are not in the table yet, until the time is up."""
     torch.set_num_threads(1)
     path: Path = args.trials
     there = {(r["variant"], r["seed"]) for r in pq.read_table(path).to_pylist()} if path.is_file() else set()
     began = time.monotonic()
-    for name, variant, seed in plan():
+    part, parts = args.part
+    for name, variant, seed in itertools.islice(plan(), part - 1, None, parts):
         if time.monotonic() - began > 60 * args.minutes:
             return
         if (name, seed) in there:
@@ -292,6 +297,7 @@ def main() -> None:
     one.add_argument("cache", type=Path, help="folder of the clip caches")
     one.add_argument("--minutes", type=float, default=60.0)
     one.add_argument("--trials", type=Path, default=TRIALS)
+    one.add_argument("--part", type=int, nargs=2, default=(1, 1), metavar=("K", "N"), help="for N processes at once")
     one.set_defaults(call=collect)
     two = commands.add_parser("replay", help="replay searches")
     two.add_argument("raw", type=Path, help="file of JSON lines to append to")

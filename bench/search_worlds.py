@@ -26,7 +26,7 @@ from equipoise.platform.definitions import SweepDefinition, load_sweep
 from equipoise.platform.settings import Variant
 
 Array = NDArray[np.float64]
-FRACTIONS = (1 / 8, 1 / 4, 1 / 2)  # where the collected trials were looked at
+FRACTIONS = (1 / 8, 1 / 4, 1 / 2)  # of a training, where test functions say how scores tell of the end
 
 
 class World(Protocol):
@@ -197,7 +197,8 @@ class Collected:
             spread.append(e)
         pairs = [np.corrcoef(one[:, m], two[:, m])[0, 1] for one, two in _pairs(residuals) for m in range(3)]
         shared = float(np.clip(np.mean(pairs), 0.0, 0.95))
-        return Learning(FRACTIONS, np.array(offset), np.array(slope), np.array(spread), shared, self.noise)
+        fractions = tuple(step / self.rows[0]["steps"] for step in self.steps)
+        return Learning(fractions, np.array(offset), np.array(slope), np.array(spread), shared, self.noise)
 
 
 def _pairs(items: Sequence[Array]) -> list[tuple[Array, Array]]:

@@ -11,11 +11,10 @@ from typing import Literal
 
 import torch
 from timm.layers import LayerNorm, trunc_normal_
-from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from equipoise.models.geometry import TokenGrid
-from equipoise.models.rope import gather_rope, rope_table
+from equipoise.models.rope import RotaryBlock, gather_rope, rope_table
 
 Kind = Literal["video", "image"]
 
@@ -112,16 +111,7 @@ class VideoEncoder(nn.Module):
         )
         self.modality = nn.ParameterDict({kind: nn.Parameter(torch.zeros(config.width)) for kind in ("video", "image")})
         self.blocks = nn.ModuleList(
-            EvaBlock(
-                config.width,
-                config.heads,
-                mlp_ratio=config.mlp_ratio,
-                attn_type="rope",
-                num_prefix_tokens=0,
-                drop_path=config.drop_path,
-                norm_layer=LayerNorm,
-            )
-            for _ in range(config.depth)
+            RotaryBlock(config.width, config.heads, config.mlp_ratio, config.drop_path) for _ in range(config.depth)
         )
         self.norms = nn.ModuleList(LayerNorm(config.width) for _ in range(config.levels))
         self.register_buffer(
@@ -176,7 +166,7 @@ class VideoEncoder(nn.Module):
         every = self.config.depth // self.config.levels
         levels: list[Tensor] = []
         for i, block in enumerate(self.blocks, start=1):
-            x = block(x, rope=rope)
+            x = block(x, rope)
             if i % every == 0 and not last_only:
                 levels.append(self.norms[i // every - 1](x))
         return self.norms[-1](x) if last_only else torch.cat(levels, dim=-1)

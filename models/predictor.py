@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from timm.layers import LayerNorm, trunc_normal_
-from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from equipoise.models.encoder import _init_linear, _rescale_residuals
 from equipoise.models.geometry import TokenGrid
-from equipoise.models.rope import gather_rope, rope_table
+from equipoise.models.rope import RotaryBlock, gather_rope, rope_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +61,7 @@ class Predictor(nn.Module):
         self.enter = nn.Linear(channels, config.width)
         self.mask_token = nn.Parameter(torch.zeros(mask_policies, config.width))
         self.blocks = nn.ModuleList(
-            EvaBlock(
-                config.width,
-                config.heads,
-                mlp_ratio=config.mlp_ratio,
-                attn_type="rope",
-                num_prefix_tokens=0,
-                norm_layer=LayerNorm,
-            )
-            for _ in range(config.depth)
+            RotaryBlock(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.norm = LayerNorm(config.width)
         self.leave = nn.Linear(config.width, channels)
@@ -99,6 +90,6 @@ class Predictor(nn.Module):
         x = torch.cat([entered, queries.to(entered.dtype)], dim=1)
         rope = gather_rope(self.rope, torch.cat([visible, masked], dim=1))
         for block in self.blocks:
-            x = block(x, rope=rope)
+            x = block(x, rope)
         x = self.leave(self.norm(x))
         return x[:, K:], x[:, :K]

@@ -77,12 +77,13 @@ class AttentiveBank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[G, n, C]`` of items ``[n, K, D]``."""
-        n, _, D = x.shape
+        n, K, D = x.shape
         G, A = len(self.query), self.heads
         q = torch.baddbmm(self.query_bias, self.query.unsqueeze(1), self.query_proj).view(G, A, D // A)
         u = torch.einsum("gdae,gae->gad", self.key.view(G, D, A, D // A), q)
-        scores = (u.reshape(G * A, D) / math.sqrt(D / A)) @ x.transpose(1, 2)  # [n, G A, K]
-        pooled = torch.bmm(scores.softmax(dim=2), x).view(n, G, A, D)
+        scores = (u.reshape(G * A, D) / math.sqrt(D / A)) @ x.flatten(0, 1).T  # one product for all items: [G A, n K]
+        weights = scores.view(G * A, n, K).softmax(dim=2).transpose(0, 1)
+        pooled = torch.bmm(weights, x).view(n, G, A, D)
         value = torch.einsum("ngad,gdae->gnae", pooled, self.value.view(G, D, A, D // A)).flatten(2)
         y = self.query.unsqueeze(1) + torch.baddbmm(self.proj_bias, value, self.proj)
         y = nn.functional.layer_norm(y, (D,)) * self.norm_weight + self.norm_bias
@@ -139,7 +140,8 @@ class BankAdamW:
         self.second.mul_(b2).addcmul_(grad, grad, value=1 - b2)
         c1, c2 = 1 - b1**self.step_count, 1 - b2**self.step_count
         self.values.mul_(1 - lr * self.decays)
-        self.values.sub_(lr * (self.first / c1) / ((self.second / c2).sqrt() + self.eps))
+        spread = self.second.sqrt().mul_(c2**-0.5).add_(self.eps)
+        self.values.addcmul_(self.first / spread, lr, value=-1 / c1)
 
 
 def fit_bank(
@@ -167,11 +169,14 @@ def fit_bank(
     """
     N = len(labels)
     optimiser = BankAdamW(bank, rates, decays, steps=epochs * math.ceil(N / batch))
+    # One place for every batch: new memory for each took as long as several of a small bank's operations.
+    place = features.new_empty(min(batch, N), *features.shape[1:])
     for _ in range(epochs):
         order = torch.randperm(N, generator=generator).to(labels.device)
         for chosen in order.split(batch):
+            items = torch.index_select(features, 0, chosen, out=place[: len(chosen)])
             with torch.enable_grad():
-                logits = bank(features[chosen].float())
+                logits = bank(items.float())
                 target = labels[chosen].expand(len(rates), -1).reshape(-1)
                 # Summed over the bank and averaged over items: each probe sees its own mean loss.
                 loss = nn.functional.cross_entropy(logits.flatten(0, 1), target) * len(rates)

@@ -1,15 +1,17 @@
-"""Three-dimensional rotary position embedding in the layout that timm's attention reads."""
+"""Three-dimensional rotary position embedding, and the transformer block that rotates with it."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from timm.layers import DropPath, LayerNorm, Mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from equipoise.models.geometry import TokenGrid
 
 
 def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
-    """Sine and cosine of every token's rotation, for ``timm.layers.apply_rot_embed_cat``.
+    """Cosine and sine of every token's rotation, for :class:`RotaryBlock`.
 
     The ``head_dim // 2`` channel pairs of a head are dealt in equal parts to time, height and width; pairs left over
     by the division by three are not rotated. Frequencies fall geometrically from 1 to ``1 / theta`` along each part
@@ -23,7 +25,7 @@ def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
         theta: ratio of the highest to the lowest frequency, at least 1.
 
     Returns:
-        float32 ``[grid.count, 2 * head_dim]``: sines, then cosines, each repeated for both channels of its pair.
+        float32 ``[grid.count, head_dim // 2, 2]``: of each channel pair the cosine, then the sine.
 
     Raises:
         ValueError: if ``head_dim`` is odd or below 6, or ``theta`` is below 1.
@@ -39,18 +41,87 @@ def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
     axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")
     angles = torch.cat([axis.reshape(-1, 1) * frequency for axis in axes], dim=1)
     angles = torch.nn.functional.pad(angles, (0, head_dim // 2 - 3 * pairs))
-    angles = angles.repeat_interleave(2, dim=1)
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+    return torch.stack([angles.cos(), angles.sin()], dim=2).float()
 
 
 def gather_rope(table: Tensor, index: Tensor) -> Tensor:
     """Pick rows of a :func:`rope_table` per clip.
 
     Args:
-        table: ``[N, 2 * head_dim]``.
+        table: ``[N, head_dim // 2, 2]``.
         index: int64 ``[B, K]`` flat grid indices.
 
     Returns:
-        ``[B, 1, K, 2 * head_dim]``; the 1 broadcasts over heads.
+        ``[B, 1, K, head_dim // 2, 2]``; the 1 broadcasts over heads.
     """
     return table[index].unsqueeze(1)
+
+
+class RotaryAttention(nn.Module):
+    """Self-attention whose queries and keys are rotated by position, as complex numbers.
+
+    Adjacent channels are the parts of a complex number, and a rotation is one multiplication: the products and sums of
+    timm's ``AttentionRope``, in one pass over memory and not in ten. With a narrow encoder that took a sixth of the
+    time on a processor (bench/data.md).
+
+    Args:
+        width: channels of a token.
+        heads: attention heads; divides ``width``.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Attend over all K tokens.
+
+        Args:
+            x: ``[B, K, width]``.
+            rope: rows of a :func:`rope_table` ``[K, head_dim // 2, 2]``, or of :func:`gather_rope`.
+
+        Returns:
+            ``[B, K, width]``.
+        """
+        qkv: Tensor = self.qkv(x)
+        qkv = qkv.unflatten(-1, (3, self.heads, -1, 2)).permute(2, 0, 3, 1, 4, 5)  # [3, B, heads, K, head_dim / 2, 2]
+        # Under autocast too in float32: there is no complex bfloat16.
+        turned = torch.view_as_complex(qkv[:2].float()) * torch.view_as_complex(rope)
+        q, k = torch.view_as_real(turned).flatten(-2).type_as(qkv)
+        mixed: Tensor = self.proj(F.scaled_dot_product_attention(q, k, qkv[2].flatten(-2)).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class RotaryBlock(nn.Module):
+    """A pre-norm transformer block with :class:`RotaryAttention`; its parameters are named as those of a timm ViT's.
+
+    Args:
+        width: channels of a token.
+        heads: attention heads; divides ``width``.
+        mlp_ratio: hidden width of the MLP over ``width``.
+        drop_path: stochastic-depth rate.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = RotaryAttention(width, heads)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Attend, then transform every token.
+
+        Args:
+            x: ``[B, K, width]``.
+            rope: as for :class:`RotaryAttention`.
+
+        Returns:
+            ``[B, K, width]``.
+        """
+        x = x + self.drop_path(self.attn(self.norm1(x), rope))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
