@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,10 @@ _BATCH_BYTES = 8 * 2**20  # a record batch: what a builder holds in memory besid
 _SPARE = 1.05  # of the estimated size, for offsets, metadata and rounding
 _JPEG_SAMPLE = 8  # clips whose JPEG size is taken for that of all
 _JPEG_SPARE = 1.25  # of the size estimated from them
+_LESS = (
+    "free some space, take a home on a larger disk (--home), or store less: JPEG images (cache_storage=jpeg, about a "
+    "tenth), smaller frames (cache_size) or fewer (cache_frames)."
+)
 
 
 class CacheError(ValueError):
@@ -220,14 +224,29 @@ def _check_space(folder: Path, needed: int, name: str) -> None:
     hint = f" ({_amount(held)} are held there by {', '.join(p.name for p in sorted(others))})" if others else ""
     raise CacheError(
         f"The clip cache {name} needs about {_amount(needed)} in {folder.parent}, which has {_amount(free)} "
-        f"free{hint}; free some space, take a home on a larger disk (--home), or store less: JPEG images "
-        "(cache_storage=jpeg, about a tenth), smaller frames (cache_size) or fewer (cache_frames)."
+        f"free{hint}; {_LESS}"
     )
 
 
 def _amount(size: int) -> str:
     """A number of bytes for people."""
     return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
+
+
+def _to_build(
+    folder: Path, manifest: Manifest, settings: dict[str, Any], workers: int
+) -> tuple[list[_Shard], dict[int, dict[str, Any]], int]:
+    """Shards of a cache, notes of those that ``folder`` holds, and the estimated bytes of the others."""
+    size, frames, storage = settings["size"], settings["frames"], settings["storage"]
+    plan, needed = _plan(manifest, size, frames)
+    shards = [
+        _Shard(tuple(clips), str(folder / f"shard-{number:05d}.arrow"), size, frames, storage)
+        for number, clips in enumerate(plan)
+    ]
+    notes = {number: note for number, shard in enumerate(shards) if (note := _note(shard)) is not None}
+    if len(notes) < len(shards) and storage == "jpeg":
+        needed = round(needed * _jpeg_share([clip for clips in plan for clip in clips], size, frames, workers))
+    return shards, notes, needed - sum(note["bytes"] for note in notes.values())
 
 
 def _build(
@@ -239,20 +258,12 @@ def _build(
     run: Runner | None = None,
 ) -> DecodeReport:
     """Fills ``folder`` with what is missing of shards, index and report."""
-    size, frames, storage = settings["size"], settings["frames"], settings["storage"]
-    plan, needed = _plan(manifest, size, frames)
-    shards = [
-        _Shard(tuple(clips), str(folder / f"shard-{number:05d}.arrow"), size, frames, storage)
-        for number, clips in enumerate(plan)
-    ]
+    shards, notes, needed = _to_build(folder, manifest, settings, workers)
     known = {path for shard in shards for path in (Path(shard.file), shard.note)}
     for leftover in set(folder.iterdir()) - known:
         leftover.unlink()
-    notes = {number: note for number, shard in enumerate(shards) if (note := _note(shard)) is not None}
     missing = [number for number in range(len(shards)) if number not in notes]
-    if missing and storage == "jpeg":
-        needed = round(needed * _jpeg_share([clip for clips in plan for clip in clips], size, frames, workers))
-    _check_space(folder, needed - sum(note["bytes"] for note in notes.values()), f"{manifest.name}-{manifest.split}")
+    _check_space(folder, needed, f"{manifest.name}-{manifest.split}")
     done = sum(len(shards[number].clips) for number in notes)
     runner: Runner = run or run_jobs
     for place, note in runner(_write_shard, [shards[number] for number in missing], workers):
@@ -267,6 +278,40 @@ def _build(
     files = [{"file": Path(shard.file).name, "bytes": notes[number]["bytes"]} for number, shard in enumerate(shards)]
     write_json(folder / "index.json", {**settings, "shards": files, "clips": len(manifest) - len(failed)})
     return report
+
+
+def _settings(manifest: Manifest, size: int, frames: int | None, storage: Storage, workers: int) -> dict[str, Any]:
+    """What a cache is made from; raises what `ClipCache.open` does for a setting out of its range."""
+    for what, value in (("size", size), ("frames", 1 if frames is None else frames)):
+        if value < 1:
+            raise CacheError(f"{what} is {value}; it must be at least 1.")
+    if storage not in get_args(Storage):
+        raise CacheError(f"storage is {storage!r}; use one of {', '.join(get_args(Storage))}.")
+    try:
+        decoder = decoder_name()
+        check_workers(workers)
+    except ValueError as error:
+        raise CacheError(str(error)) from None
+    return {
+        "format": _FORMAT,
+        "name": manifest.name,
+        "split": manifest.split,
+        "classes": list(manifest.classes),
+        "manifest": manifest.hash,
+        "size": size,
+        "frames": frames,
+        "storage": storage,
+        "decoder": decoder,
+    }
+
+
+def _place(root: Path, settings: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return root / f"{settings['name']}-{settings['split']}-{key}"
+
+
+def _working(target: Path) -> Path:
+    return target.parent / f".{target.name}.unfinished"
 
 
 class ClipCache:
@@ -373,30 +418,9 @@ class ClipCache:
             DecodeBudgetError: If more than ``budget`` of the files failed; the cache stays, so asking again with a
                 larger budget decodes nothing twice.
         """
-        for what, value in (("size", size), ("frames", 1 if frames is None else frames)):
-            if value < 1:
-                raise CacheError(f"{what} is {value}; it must be at least 1.")
-        if storage not in get_args(Storage):
-            raise CacheError(f"storage is {storage!r}; use one of {', '.join(get_args(Storage))}.")
-        try:
-            decoder = decoder_name()
-            check_workers(workers)
-        except ValueError as error:
-            raise CacheError(str(error)) from None
-        settings = {
-            "format": _FORMAT,
-            "name": manifest.name,
-            "split": manifest.split,
-            "classes": list(manifest.classes),
-            "manifest": manifest.hash,
-            "size": size,
-            "frames": frames,
-            "storage": storage,
-            "decoder": decoder,
-        }
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        root = Path(root).absolute()
-        folder = root / f"{manifest.name}-{manifest.split}-{key}"
+        settings = _settings(manifest, size, frames, storage, workers)
+        folder = _place(Path(root).absolute(), settings)
+        root = folder.parent
 
         def usable() -> ClipCache | None:
             try:
@@ -417,6 +441,49 @@ class ClipCache:
                     cache = cls(folder)
             cache.report.check(budget)
         return cache
+
+    @classmethod
+    def check_space(
+        cls,
+        manifests: Sequence[Manifest],
+        root: Path | str,
+        *,
+        size: int,
+        frames: int | None = None,
+        storage: Storage = "raw",
+        workers: int = 2,
+    ) -> None:
+        """Checks that the caches of several manifests fit on the disk together, before any of them is built.
+
+        Args:
+            manifests: The clips of each.
+            root: As for `open`, like the others.
+            size: Shorter side of stored frames, px.
+            frames: At most this many frames per clip.
+            storage: ``raw`` or ``jpeg``.
+            workers: Processes that decode a few clips, to know the size of JPEG images.
+
+        Raises:
+            CacheError: If they do not fit, or a setting is out of its range.
+        """
+        root = Path(root).absolute()
+        needed: dict[str, int] = {}
+        for manifest in manifests:
+            settings = _settings(manifest, size, frames, storage, workers)
+            target = _place(root, settings)
+            if not target.is_dir():  # one that is there and damaged is mended in its place
+                needed[f"{manifest.name}-{manifest.split}"] = _to_build(_working(target), manifest, settings, workers)[
+                    2
+                ]
+        with _writable(root):
+            free = shutil.disk_usage(root).free
+        # Of a single one `open` says more: what older caches hold.
+        if len(needed) > 1 and sum(needed.values()) > free:
+            parts = ", ".join(f"{name} {_amount(bytes_)}" for name, bytes_ in needed.items())
+            raise CacheError(
+                f"The clip caches need about {_amount(sum(needed.values()))} in {root}, which has {_amount(free)} free "
+                f"({parts}); {_LESS}"
+            )
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -467,7 +534,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
     Call it with the lock of ``target`` held. A ``target`` that is there, but cannot be used, is taken apart: its shards
     without a failed clip are kept. A build that is refused by a full disk gives back what it took.
     """
-    working = target.parent / f".{target.name}.unfinished"
+    working = _working(target)
     if target.is_dir():
         shutil.rmtree(working, ignore_errors=True)
         os.rename(target, working)

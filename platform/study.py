@@ -27,7 +27,7 @@ from equipoise.platform.proposals import OptunaProposer, baseline_of
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.tracking import Tracker
-from equipoise.platform.training import compute_threads, open_cache
+from equipoise.platform.training import check_cache_space, compute_threads, open_cache
 from equipoise.platform.warm_start import earlier_mixes
 
 CacheProgress = Callable[[str, int, int], None]
@@ -112,6 +112,7 @@ def prepare_caches(
             )
     run = cache_runner(address)
     names = dict.fromkeys(manifests)
+    check_cache_space(settings, home.paths, names)
     hashes = {m: open_cache(settings, home.paths, m, progress, run).manifest_hash for m in names}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
@@ -29,7 +29,7 @@ from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.home import Paths
 from equipoise.platform.mix import Mix, resolve
 from equipoise.platform.seeds import generator, stream
-from equipoise.platform.settings import Optimisation, TrialSettings
+from equipoise.platform.settings import Optimisation, Preset, TrialSettings
 from equipoise.platform.sharding import load_optimiser, whole
 from equipoise.platform.storage import Place, Where
 
@@ -168,16 +168,18 @@ def open_cache(
     settings: TrialSettings, paths: Paths, manifest: str, progress: Any = None, run: Runner | None = None
 ) -> ClipCache:
     """The clip cache of one manifest, built if it is not there yet; ``run`` spreads its shards over machines."""
-    preset = settings.preset
     return ClipCache.open(
-        Manifest.read(paths.data / manifest),
-        paths.cache,
-        size=preset.cache_size,
-        frames=preset.cache_frames,
-        storage=preset.cache_storage,
-        progress=progress,
-        run=run,
+        Manifest.read(paths.data / manifest), paths.cache, **_stored(settings.preset), progress=progress, run=run
     )
+
+
+def check_cache_space(settings: TrialSettings, paths: Paths, manifests: Iterable[str]) -> None:
+    """Refuse clip caches that do not fit on the disk together, before any is built."""
+    ClipCache.check_space([Manifest.read(paths.data / m) for m in manifests], paths.cache, **_stored(settings.preset))
+
+
+def _stored(preset: Preset) -> dict[str, Any]:
+    return {"size": preset.cache_size, "frames": preset.cache_frames, "storage": preset.cache_storage}
 
 
 def open_sources(settings: TrialSettings, paths: Paths) -> list[Source]:

@@ -212,6 +212,24 @@ def test_too_small_a_disk(tiny: Sets, tmp_path: Path, monkeypatch: pytest.Monkey
     assert finished(tmp_path / "cache") == []
 
 
+def test_a_disk_too_small_for_all_caches_of_a_study(
+    tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fits alone; together they do not, which is said before any is built, and no more once one is there."""
+    both = [tiny["mini_ucf"]["test"], tiny["mini_dive"]["test"]]
+    usage = shutil.disk_usage(tmp_path)._replace(free=400_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(
+        CacheError,
+        match=r"The clip caches need about 0\.\d+ MB in .*, which has 0\.40 MB free "
+        r"\(mini_ucf-test 0\.31 MB, mini_dive-test 0\.\d+ MB\); free some space",
+    ):
+        ClipCache.check_space(both, tmp_path / "cache", size=32)
+    assert finished(tmp_path / "cache") == []
+    ClipCache.open(both[0], tmp_path / "cache", size=32, workers=0)
+    ClipCache.check_space(both, tmp_path / "cache", size=32)
+
+
 def test_the_size_estimate_holds(tiny: Sets, tiny_caches: dict[str, ClipCache]) -> None:
     for name, cache in tiny_caches.items():
         stored = sum(path.stat().st_size for path in cache.folder.glob("*.arrow"))
