@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -35,14 +36,13 @@ import torch
 from search_replay import Search, Strategy, left_by, replayed
 from search_report import report
 from search_worlds import Collected, Surrogate, TestFunction, axes, source_of
-from torch import Tensor
 
 from equipoise.data._files import locked
 from equipoise.models.encoder import VideoEncoder
 from equipoise.platform import checkpoint
 from equipoise.platform.definitions import load_sweep
-from equipoise.platform.evaluation import extract, frozen_encoder, score, untrained_encoder
-from equipoise.platform.halving import EarlyStopping, RungProbes, SeedFidelity
+from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder
+from equipoise.platform.halving import EarlyStopping, SeedFidelity
 from equipoise.platform.halving_scores import encoder_of, items_of, rung_scores
 from equipoise.platform.home import Paths
 from equipoise.platform.mix import load_variant, resolve, variants
@@ -52,7 +52,8 @@ from equipoise.platform.training import LocalReporter, Rungs, Trainer, open_cach
 TRIALS = Path(__file__).parent / "search_trials.parquet"
 STEPS = 300
 RUNGS = (STEPS // 9, STEPS // 3, STEPS // 2)  # where early stopping looks with two rungs, and half
-PROBES = RungProbes(items=900, epochs=20)
+ITEMS = EarlyStopping().items
+BANK_EPOCHS = 20
 CPU = torch.device("cpu")
 REPEATED = ("baseline", "random_init", "hw", "fwm_hw_ld", "mix-000", "mix-001", "mix-002", "mix-003", "mix-004")
 
@@ -89,43 +90,38 @@ def plan() -> Iterator[tuple[str, Variant, int]]:
             yield name, drawn(int(name[4:])) if name.startswith("mix-") else load_variant(name), seed
 
 
-def ridge(features: Tensor, labels: Tensor, classes: int) -> float:
-    """Leave-one-out accuracy in percent of ridge regression on all features, the best of five strengths by error."""
-    x = features.flatten(1)
-    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
-    kernel = (x @ x.T / x.shape[1]).double()
-    target = torch.nn.functional.one_hot(labels, classes).double()
-    values, vectors = torch.linalg.eigh(kernel)
-    found = []
-    for strength in (0.01, 0.03, 0.1, 0.3, 1.0):
-        hat = (vectors * (values / (values + strength * len(x) / 100))) @ vectors.T
-        left = (target - hat @ target) / (1 - hat.diagonal())[:, None]
-        right = ((target - left).argmax(1) == labels).double().mean()
-        found.append((float((left**2).mean()), 100 * float(right)))
-    return min(found)[1]
-
-
-def ridge_scores(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
-    """A closed-form alternative to the probes of a rung, on the same items."""
+def bank_scores(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
+    """An alternative to what early stopping looks at: short probes, fitted to two thirds of the same items."""
     found = {}
     for name in settings.scored:
         benchmark = settings.regime.benchmarks[name]
+        setting = settings.preset.probes[benchmark.pooling]
+        setting = setting.model_copy(update={"epochs": min(setting.epochs, BANK_EPOCHS)})
         cache = open_cache(settings, paths, benchmark.train)
-        rows, _ = items_of(len(cache), PROBES.items)
+        rows = items_of(len(cache), ITEMS)
         model = settings.preset.model
-        pooled = benchmark.pooling == "linear"
         features = extract(
             encoder,
             cache,
             frames=model.frames,
             size=model.size,
-            pooled=pooled,
+            pooled=benchmark.pooling == "linear",
             device=CPU,
             repeat_stills=resolve(settings).images == "repeat",
             rows=rows,
         )
-        found[name] = ridge(features, torch.from_numpy(np.array(cache.labels)[rows]), len(cache.classes))
+        labels = torch.from_numpy(np.array(cache.labels)[rows])
+        held = math.ceil(len(rows) / 3)
+        fit, seen, classes = features[:-held], features[-held:], len(cache.classes)
+        predicted, _, _ = probe(fit, labels[:-held], seen, classes, setting, 0)
+        found[name] = 100 * int((predicted == labels[-held:]).sum()) / held
     return found
+
+
+def look(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
+    """What early stopping sees of an encoder, and the alternative to it."""
+    bank = {f"bank {k}": v for k, v in bank_scores(encoder, settings, paths).items()}
+    return rung_scores(encoder, settings, paths, CPU, ITEMS) | bank
 
 
 def run_trial(name: str, variant: Variant, seed: int, paths: Paths) -> dict[str, Any]:
@@ -139,15 +135,10 @@ def run_trial(name: str, variant: Variant, seed: int, paths: Paths) -> dict[str,
         "variant": name,
         "seed": seed,
         "steps": STEPS,
-        "items": PROBES.items,
-        "epochs": PROBES.epochs,
+        "items": ITEMS,
+        "bank_epochs": BANK_EPOCHS,
     }
     row |= {f"w.{k}": on[k].weight if k in on else 0.0 for k in RECORDS}
-
-    def look(state: Any) -> dict[str, float]:
-        encoder = encoder_of(settings, state)
-        closed = {f"ridge {k}": v for k, v in ridge_scores(encoder, settings, paths).items()}
-        return rung_scores(encoder, settings, paths, CPU, PROBES) | closed
 
     def note(step: int, scores: Any, seconds: float) -> None:
         row.update({f"{k}@{step}": v for k, v in scores.items()} | {f"seconds@{step}": seconds})
@@ -156,24 +147,20 @@ def run_trial(name: str, variant: Variant, seed: int, paths: Paths) -> dict[str,
     last: dict[str, float] = {}
     if variant.untrained:
         encoder = untrained_encoder(settings)
+        seen = look(encoder, settings, paths)
         for step in RUNGS:
-            note(step, look_untrained(encoder, settings, paths), 0.0)
+            note(step, seen, 0.0)
     else:
         with tempfile.TemporaryDirectory() as folder:
             reporter = LocalReporter(Path(folder), last.update, CPU, on_rung=note)
-            Trainer(settings, paths, reporter, Rungs(RUNGS, look)).run()
+            rungs = Rungs(RUNGS, lambda state: look(encoder_of(settings, state), settings, paths))
+            Trainer(settings, paths, reporter, rungs).run()
             encoder = frozen_encoder(checkpoint.load(Path(folder)))
     trained = time.process_time()
     row |= {r.benchmark: r.accuracy for r in score(encoder, settings, paths, CPU)}
-    row |= {f"ridge {k}": v for k, v in ridge_scores(encoder, settings, paths).items()}
+    row |= {f"ridge {k}": v for k, v in rung_scores(encoder, settings, paths, CPU, ITEMS).items()}
     row |= {"effective_rank": last.get("effective_rank", float("nan")), "train_s": trained - began}
     return row | {"score_s": time.process_time() - trained}
-
-
-def look_untrained(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
-    """What every rung of an untrained encoder shows."""
-    closed = {f"ridge {k}": v for k, v in ridge_scores(encoder, settings, paths).items()}
-    return rung_scores(encoder, settings, paths, CPU, PROBES) | closed
 
 
 def append(row: dict[str, Any], path: Path) -> None:

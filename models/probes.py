@@ -196,3 +196,43 @@ def predict(bank: LinearBank | AttentiveBank, features: Tensor, batch: int = 512
         int64 ``[G, N]``.
     """
     return torch.cat([bank(x.float()).argmax(-1) for x in features.split(batch)], dim=1)
+
+
+RIDGE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Penalties, as shares of a hundredth of the sum of squares of a standardised feature, over all features."""
+
+
+@torch.inference_mode()
+def ridge_accuracy(features: Tensor, labels: Tensor, classes: int) -> float:
+    """Leave-one-out accuracy in percent of a linear classifier on all of an item's features, in closed form.
+
+    Ridge regression on one-hot labels, with an intercept. Every item is predicted by a fit to the others, whose errors
+    follow from the fit to all (Hastie, Tibshirani and Friedman 2009, eq. 7.64); the penalty of least squared error is
+    taken. Nothing is drawn, and nothing has to converge.
+
+    Args:
+        features: ``[n, D]`` or ``[n, K, D]`` float32; at least 3 items. Every column is standardised.
+        labels: int64 ``[n]``.
+        classes: C.
+
+    Returns:
+        From 0 to 100.
+    """
+    n = len(labels)
+    columns = features.flatten(1)
+    kernel = torch.zeros(n, n, dtype=torch.float32, device=features.device)
+    # In parts: standardised columns of a large grid would take as much memory again as the features.
+    for part in columns.split(4096, dim=1):
+        z = (part - part.mean(0)) / part.std(0).clamp_min(1e-6)
+        kernel.addmm_(z, z.T)
+    values, vectors = torch.linalg.eigh(kernel.double() / columns.shape[1])
+    target = nn.functional.one_hot(labels, classes).double()
+    seen = vectors.T @ target
+    best = (math.inf, 0.0)
+    for strength in RIDGE_STRENGTHS:
+        shrunk = values / (values + strength * n / 100)
+        own = 1 / n + (vectors.square() * shrunk).sum(1, keepdim=True)
+        residual = (target - target.mean(0) - (vectors * shrunk) @ seen) / (1 - own)
+        right = ((target - residual).argmax(1) == labels).double().mean()
+        best = min(best, (float(residual.square().mean()), 100 * float(right)))
+    return best[1]

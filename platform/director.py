@@ -159,7 +159,7 @@ class Director:
         if self.halving is None or row.role != "search":
             return None
         steps = self.halving.steps(settings.preset.optimisation.steps)
-        return {"steps": list(steps), "probes": self.halving.probes.model_dump()}
+        return {"steps": list(steps), "items": self.halving.items}
 
     def _next(self) -> Row | None:
         waiting = self.ledger.rows("interrupted", "proposed")

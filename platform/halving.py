@@ -29,18 +29,6 @@ from equipoise.platform.settings import Settings
 TieBreak = Literal["epsilon_net", "hypervolume"]
 
 
-class RungProbes(Settings):
-    """How cheaply a trial is scored at a rung; on training items alone, the same ones for every trial.
-
-    Attributes:
-        items: training items of each benchmark that are looked at; a third of them are scored, the others fitted.
-        epochs: epochs of each probe, at most those of the preset.
-    """
-
-    items: int = Field(900, ge=6)
-    epochs: int = Field(15, ge=1)
-
-
 class EarlyStopping(Settings):
     """When trials of a search stop early; controls and starting points never do.
 
@@ -49,14 +37,14 @@ class EarlyStopping(Settings):
         reduction_factor: one in this many trials goes on from a rung; rungs are as far apart.
         warmup: trials that must have been at a rung before one is stopped there.
         tie_break: order within a front: ``epsilon_net`` spreads over it, ``hypervolume`` goes by contributions.
-        probes: how trials are scored there.
+        items: training items of each benchmark that a trial is scored on there, the same ones for every trial.
     """
 
     rungs: int = Field(1, ge=1, le=10)
     reduction_factor: float = Field(3.0, gt=1, le=10)
     warmup: int = Field(5, ge=2)
     tie_break: TieBreak = "epsilon_net"
-    probes: RungProbes = RungProbes()
+    items: int = Field(900, ge=6)
 
     def steps(self, total: int) -> tuple[int, ...]:
         """Steps of the rungs in a training of ``total`` steps, ascending.

@@ -295,7 +295,8 @@ class OptunaProposer:
     def _prepare(self, number: int) -> None:
         """Make the sampler of a suggestion, from how many were asked for before it."""
         d = self.definition
-        self._shown.refresh(self._lowest())
+        # Only TPE: of a Gaussian process the rest of the off part would be unknown land to explore.
+        self._shown.refresh(self._lowest(), d.merged if d.sampler == "tpe" else None)
         self._shown.sampler = make_sampler(
             d.sampler,
             stream(d.seed, "sampler", number),

@@ -1,8 +1,9 @@
 """Optuna's samplers by name, and what they are shown of a study.
 
-Samplers look at finished trials. Three things are known about those that Optuna does not store, and all are added
-to what a sampler sees, never to the record: final accuracies that pruned trials were heading for, the constraints
-that trials break, and, for the genetic samplers, the generation of trials of an earlier study.
+Samplers look at trials. Some things are known about those that Optuna does not store, and all are added to what a
+sampler sees, never to the record: final accuracies that pruned trials were heading for, the constraints that trials
+break, for the genetic samplers the generation of trials of an earlier study, and for TPE that all weights that mean
+off are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import copy
 import importlib
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -34,6 +35,7 @@ STARTUP = 10
 """Finished trials before a model is fitted; those before are drawn at random."""
 FIRST_GENERATION = {f"{kind.__name__}:generation": 0 for kind in (NSGAIISampler, NSGAIIISampler)}
 """Marks a trial that no genetic sampler drew as one of the first generation."""
+TPE_NOTE = "tpe:relative_params"
 DOT = "."
 """Between objective and parameter in the name of a conditional parameter, ``hard_region.tau``."""
 
@@ -164,27 +166,35 @@ class ShownStudy(optuna.Study):
         self.benchmarks = tuple(benchmarks)
         self._shown: dict[int, FrozenTrial] = {}
 
-    def refresh(self, lowest: Mapping[str, float] | None = None) -> None:
+    def refresh(
+        self,
+        lowest: Mapping[str, float] | None = None,
+        merged: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
         """Look at the study again; called before every suggestion.
 
         Args:
             lowest: accuracy below which a trial breaks its constraint, by benchmark; None for no constraints.
+            merged: what a trial's point is shown as; None: as it is.
         """
         self._shown = {}
         trials = super()._get_trials(deepcopy=False)
         values = estimates(trials, self.benchmarks)
         for trial in trials:
-            estimate, warm = values.get(trial.number), WARM_ATTRIBUTE in trial.user_attrs
-            if estimate is None and not (trial.state is TrialState.COMPLETE and (lowest or warm)):
-                continue
-            shown = copy.copy(trial)
-            shown.system_attrs = dict(trial.system_attrs) | (FIRST_GENERATION if warm else {})
-            if estimate is not None:
+            shown = self._shown[trial.number] = copy.copy(trial)
+            shown.system_attrs = dict(trial.system_attrs)
+            if WARM_ATTRIBUTE in trial.user_attrs:
+                shown.system_attrs |= FIRST_GENERATION
+            if merged is not None:
+                shown.params = merged(trial.params)
+                # Of a running trial TPE would read its own note of what it drew: the same point, not merged.
+                shown.system_attrs = {k: v for k, v in shown.system_attrs.items() if not k.startswith(TPE_NOTE)}
+            if (estimate := values.get(trial.number)) is not None:
                 shown.state, shown.values = TrialState.COMPLETE, estimate
-            reached = dict(zip(self.benchmarks, shown.values, strict=True))
-            for benchmark, accuracy in (lowest or {}).items():
-                shown.set_constraint(benchmark, accuracy - reached[benchmark])
-            self._shown[trial.number] = shown
+            if shown.state is TrialState.COMPLETE:
+                reached = dict(zip(self.benchmarks, shown.values, strict=True))
+                for benchmark, accuracy in (lowest or {}).items():
+                    shown.set_constraint(benchmark, accuracy - reached[benchmark])
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False

@@ -171,6 +171,15 @@ class Range(Settings):
         return self.low * math.exp(-span * self.off_probability / (1 - self.off_probability))
 
     @property
+    def off(self) -> float:
+        """The place that stands for all of the axis that means off: half the width of the weights below ``low``.
+
+        So near that an objective that is off is seen as close to one of low weight, which it is; in the middle of the
+        off part where that is narrower.
+        """
+        return self.low * math.exp(-min(math.log(self.high / self.low), math.log(self.low / self.floor)) / 2)
+
+    @property
     def distribution(self) -> FloatDistribution:
         """Optuna's distribution of the weight's axis."""
         return FloatDistribution(self.floor, self.high, log=True)
@@ -285,6 +294,11 @@ class SearchSpace(Settings):
             for name, weight in weights.items()
         }
         return Variant(description="found by search", objectives=chosen)
+
+    def merged(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """A point with every weight that means off at one place: where in the off part it was drawn means nothing."""
+        off = {name: r.off for name, r in self.objectives.items() if name in point and point[name] < r.low}
+        return {**point, **off}
 
     def middle(self) -> Variant:
         """Everything on at once: weights at the geometric mean of their ranges, parameters in the middle of theirs."""

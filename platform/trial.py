@@ -25,7 +25,6 @@ from equipoise.models.jepa import VideoJEPA
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableError
 from equipoise.platform.evaluation import frozen_encoder, score, split_features, untrained_encoder
-from equipoise.platform.halving import RungProbes
 from equipoise.platform.halving_scores import encoder_of, rung_scores
 from equipoise.platform.home import Paths
 from equipoise.platform.mix import resolve
@@ -155,10 +154,9 @@ def looks(settings: TrialSettings, paths: Paths, device: torch.device, rungs: Ma
     """The looks that early stopping takes at an encoder on the way, from the trial's configuration."""
     if rungs is None:
         return None
-    probes = RungProbes.model_validate(rungs["probes"])
 
     def look(state: Mapping[str, Any]) -> dict[str, float]:
-        return rung_scores(encoder_of(settings, state), settings, paths, device, probes)
+        return rung_scores(encoder_of(settings, state), settings, paths, device, rungs["items"])
 
     return Rungs(tuple(rungs["steps"]), look)
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.probes import AttentiveBank, BankAdamW, LinearBank, fit_bank, predict
+from equipoise.models.probes import AttentiveBank, BankAdamW, LinearBank, fit_bank, predict, ridge_accuracy
 
 G, n, K, D, A, C = 3, 5, 7, 12, 4, 6
 
@@ -191,3 +192,42 @@ def test_predict_does_not_depend_on_the_batch() -> None:
     assert predict(bank, x).shape == (G, 11)
     assert torch.equal(predict(bank, x, batch=3), predict(bank, x))
     assert torch.equal(predict(bank, x), bank(x).argmax(-1))
+
+
+def left_out_one_by_one(x: Tensor, labels: Tensor, classes: int) -> float:
+    """Ridge regression with an intercept, solved anew without each item."""
+    z = ((x - x.mean(0)) / x.std(0)).double().numpy()
+    items, columns = z.shape
+    design = np.concatenate([np.ones((items, 1)), z], axis=1)
+    target = np.eye(classes)[labels.numpy()]
+    best = (np.inf, 0.0)
+    for strength in (0.01, 0.03, 0.1, 0.3, 1.0):
+        penalty = np.diag([0.0] + [strength * items / 100 * columns] * columns)
+        predicted = np.empty_like(target)
+        for i in range(items):
+            others = np.arange(items) != i
+            a = design[others].T @ design[others] + penalty
+            predicted[i] = design[i] @ np.linalg.solve(a, design[others].T @ target[others])
+        right = 100 * float((predicted.argmax(1) == labels.numpy()).mean())
+        best = min(best, (float(((predicted - target) ** 2).mean()), right))
+    return best[1]
+
+
+def test_ridge_predicts_every_item_from_the_others() -> None:
+    for seed in range(4):
+        labels = torch.randint(0, 3, (40,), generator=gen(seed))  # classes of different sizes
+        x = torch.randn(40, 2, 3, generator=gen(10 + seed))
+        x[:, 0] += 2 * nn.functional.one_hot(labels, 3)
+        found = ridge_accuracy(x, labels, 3)
+        assert found == pytest.approx(left_out_one_by_one(x.flatten(1), labels, 3))
+        assert 45 < found < 100
+
+
+def test_ridge_learns_nothing_by_heart() -> None:
+    """Far more features than items: labels that mean nothing are not told, classes that lie apart are."""
+    labels = torch.arange(150) % 3
+    x = torch.randn(150, 4, 1500, generator=gen())
+    assert ridge_accuracy(x, labels[torch.randperm(150, generator=gen(1))], 3) < 50
+    x[torch.arange(150), 2, labels] += 9
+    x[:, 3] += 2 * x[:, 2, :3].repeat(1, 500)
+    assert ridge_accuracy(x, labels, 3) > 90

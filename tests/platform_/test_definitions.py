@@ -127,6 +127,17 @@ def test_a_variant_becomes_a_point_and_comes_back() -> None:
         assert space.variant(point).objectives == variant.objectives, name
 
 
+@pytest.mark.parametrize(("share", "place"), [(0.8, 0.7), (0.5, 0.25), (0.2, 0.1), (0.0, 0.0)])
+def test_all_that_is_off_is_one_place_near_the_low_end(share: float, place: float) -> None:
+    """On the log axis from 0 to 1 the weights come last; off lies half their width below, or in the off part's middle."""
+    r = Range(low=0.1, high=2.0, off_probability=share)
+    assert math.log(r.off / r.floor) / math.log(r.high / r.floor) == pytest.approx(place, abs=1e-9)
+    space = sweep(objectives={"delta": r.model_dump(), "hard_region": {"low": 0.1, "high": 1.0}})
+    drawn = {"delta": 0.099, "hard_region": 0.3}
+    assert space.merged(drawn) == ({"delta": r.off, "hard_region": 0.3} if share else {**drawn, "delta": 0.1})
+    assert space.variant(space.merged({"delta": 0.7, "hard_region": 0.01})).objectives.keys() == {"delta"}
+
+
 def test_point_off_lies_inside_the_off_part() -> None:
     point = sweep().point(Variant())
     for name, r in sweep().objectives.items():

@@ -131,10 +131,10 @@ def test_settings_are_checked() -> None:
     content = {"name": "s", "regime": "miniature", "preset": "nano", "trials": 4, "start": ["hw"]}
     content |= {"objectives": {"hard_region": {"low": 0.1, "high": 2.0}}}
     assert parse(SweepDefinition, content, "s").early_stopping is None
-    more = content | {"early_stopping": {"rungs": 3, "probes": {"epochs": 5}}, "seeds": {"most": 2}}
+    more = content | {"early_stopping": {"rungs": 3, "items": 50}, "seeds": {"most": 2}}
     found = parse(SweepDefinition, more, "s")
     assert found.early_stopping is not None
-    assert (found.early_stopping.rungs, found.early_stopping.probes.epochs, found.seeds) == (3, 5, SeedFidelity(most=2))
+    assert (found.early_stopping.rungs, found.early_stopping.items, found.seeds) == (3, 50, SeedFidelity(most=2))
     with pytest.raises(SettingsError, match=r"unknown key 'early_stopping\.factor'"):
         parse(SweepDefinition, content | {"early_stopping": {"factor": 3}}, "s")
     with pytest.raises(SettingsError, match="reduction_factor is 1"):

@@ -39,7 +39,7 @@ def content(tiny_data: Path) -> dict[str, Any]:
         "concurrent": 1,
         "start": ["hw"],
         "objectives": {"hard_region": {"low": 0.1, "high": 1.0}, "delta": {"low": 0.1, "high": 1.0}},
-        "early_stopping": {"rungs": 2, "reduction_factor": 2, "warmup": 2, "probes": {"items": 24, "epochs": 1}},
+        "early_stopping": {"rungs": 2, "reduction_factor": 2, "warmup": 2, "items": 24},
     }
 
 

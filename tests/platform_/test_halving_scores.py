@@ -12,17 +12,16 @@ import torch
 
 from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.evaluation import frozen_encoder, untrained_encoder
-from equipoise.platform.halving import RungProbes
-from equipoise.platform.halving_scores import _held_out, encoder_of, items_of, rung_scores
+from equipoise.platform.halving_scores import encoder_of, items_of, rung_scores
 from equipoise.platform.home import Paths
-from equipoise.platform.settings import ProbeSetting, TrialSettings
+from equipoise.platform.settings import TrialSettings
 from equipoise.platform.training import LocalReporter, Rungs, Trainer
 from equipoise.platform.trial import looks
 
 Make = Callable[..., TrialSettings]
 CPU = torch.device("cpu")
-PROBES = RungProbes(items=30, epochs=1)
-RUNGS = {"steps": [2, 3], "probes": PROBES.model_dump()}
+ITEMS = 30
+RUNGS = {"steps": [2, 3], "items": ITEMS}
 
 
 def train(
@@ -63,7 +62,7 @@ def test_looking_changes_no_bit_of_the_training(variant: str, make_trial: Make, 
     assert [h[:2] for h in looked][1:4] == [("report", 2), ("rung", 2), ("report", 3)]
     scores = looked[2][2]
     assert set(scores) == {"mini_dive", "mini_ssv2", "mini_in"}
-    assert all(value * 10 / 100 == pytest.approx(round(value * 10 / 100)) for value in scores.values())
+    assert all(value * ITEMS / 100 == pytest.approx(round(value * ITEMS / 100)) for value in scores.values())
 
 
 def test_a_resumed_trial_looks_again_and_sees_the_same(make_trial: Make, paths: Paths, tmp_path: Path) -> None:
@@ -94,29 +93,17 @@ def test_no_test_item_is_read(make_trial: Make, paths: Paths, tmp_path: Path) ->
     """The scores are there, and the same, where the test splits are not."""
     settings = make_trial()
     encoder = untrained_encoder(settings)
-    expected = rung_scores(encoder, settings, paths, CPU, PROBES)
+    expected = rung_scores(encoder, settings, paths, CPU, ITEMS)
     data = tmp_path / "data"
     shutil.copytree(paths.data, data, symlinks=True)
     for manifest in data.rglob("test.parquet"):
         manifest.unlink()
-    assert rung_scores(encoder, settings, Paths(data, tmp_path / "cache"), CPU, PROBES) == expected
+    assert rung_scores(encoder, settings, Paths(data, tmp_path / "cache"), CPU, ITEMS) == expected
 
 
-def test_items_are_the_same_for_every_trial_and_none_is_fitted_and_scored() -> None:
-    rows, held = items_of(100, 30)
-    assert (len(rows), len(set(rows)), held) == (30, 30, 10)
+def test_items_are_the_same_for_every_trial() -> None:
+    rows = items_of(100, 30)
+    assert (len(rows), len(set(rows))) == (30, 30)
     assert rows != sorted(rows)
-    assert items_of(100, 30) == (rows, held)
-    everything, held = items_of(20, 900)
-    assert (sorted(everything), held) == (list(range(20)), 7)
-
-
-def test_only_items_that_were_not_fitted_are_counted() -> None:
-    """Classes apart are told apart; labels that mean nothing are not, though the probe could learn them by heart."""
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.arange(150) % 3
-    features = torch.randn(150, 40, generator=draw)
-    setting = ProbeSetting(pooling="linear", epochs=60, batch=16, lr=(0.01,))
-    assert _held_out(features, labels[torch.randperm(150, generator=draw)], 50, 3, setting) < 60
-    features[torch.arange(150), labels] += 9
-    assert _held_out(features, labels, 50, 3, setting) > 90
+    assert items_of(100, 30) == rows
+    assert sorted(items_of(20, 900)) == list(range(20))

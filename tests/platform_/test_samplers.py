@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import shutil
 import sys
@@ -133,6 +134,26 @@ def test_conditional_parameters_exist_where_their_objective_is_on(tmp_path: Path
     seen = p.study.trials
     assert any("hard_region.tau" in t.params for t in seen)
     assert any("hard_region.tau" not in t.params for t in seen)
+
+
+def test_tpe_does_not_see_where_in_the_off_part_a_weight_was_drawn(tmp_path: Path) -> None:
+    """Two searches with the same mixes, off at different places, one of them under way: the same next suggestion."""
+    fixed = {name: {"low": 0.1, "high": 2.0, "off_probability": 0.6} for name in ("hard_region", "delta", "spectral")}
+    drawn = []
+    for place in (0.1, 0.95):
+        p = proposer(tmp_path / str(place), objectives=fixed, sampler="tpe")
+        distributions = {a.name: a.distribution for a in p.definition.dimensions}
+        off = {n: r.floor * (r.low / r.floor) ** place for n, r in p.definition.objectives.items()}
+        for k in range(20):
+            point = {n: 0.15 + 0.09 * k if (k + j) % 3 else off[n] for j, n in enumerate(fixed)}
+            values = [point["delta"], point["hard_region"] - point["spectral"]]
+            told: dict[str, Any] = {"values": values}
+            if k == 19:  # TPE's own note of what it drew for a trial that runs
+                note = {"tpe:relative_params:0": json.dumps(point)}
+                told = {"state": TrialState.RUNNING, "system_attrs": note}
+            p.study.add_trial(create_trial(params=point, distributions=distributions, **told))
+        drawn.append([p.ask(k).variant for k in range(3)])
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(("sampler", "trials"), [("tpe", 26), ("gp", 14), ("nsga2", 85), ("nsga3", 85)])
