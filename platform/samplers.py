@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
@@ -27,8 +28,8 @@ from equipoise.platform.errors import SettingsError
 Sampler = Literal["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]
 RUNGS_ATTRIBUTE = "equipoise.rungs"
 WARM_ATTRIBUTE = "equipoise.warm_start"
-FEWEST_RISES = 3
-"""Finished trials that passed a rung before they say how far accuracies rise from there."""
+FEWEST_PASSED = 4
+"""Finished trials that passed a rung before a line over them says where accuracies at it lead."""
 POPULATION = 20
 """Trials in a generation of the genetic samplers: Optuna's 50 are more than most searches of trainings have."""
 STARTUP = 10
@@ -214,25 +215,33 @@ def rungs_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
 def estimates(trials: Sequence[FrozenTrial], benchmarks: Sequence[str]) -> dict[int, list[float]]:
     """Accuracies that pruned trials were heading for, by trial number.
 
-    A pruned trial's accuracies at its last rung, plus the median rise from there to the end over the finished trials
-    that passed it; where fewer than ``FEWEST_RISES`` did, the rung before; where there is none, no estimate: TPE then
-    counts the trial among the bad ones, and the other samplers do not see it. The finished trials went on because
-    their partial accuracies were high, by luck in part, so the rise is on the low side: an error against the pruned
-    trial.
+    By benchmark, a straight line of least squares from accuracies at a rung to final ones, over the finished trials
+    that passed it, and a pruned trial's accuracy on it at its last rung; where fewer than ``FEWEST_PASSED`` passed, at
+    the rung before; where there is none, no estimate: TPE then counts the trial among the bad ones, and the other
+    samplers do not see it. A line that falls counts as level. The finished trials went on because of their accuracies at the
+    rung, and a line over these very accuracies is not biased by that.
     """
-    rises: dict[int, list[list[float]]] = {}
+    passed: dict[int, list[tuple[list[float], list[float]]]] = {}
     for trial in trials:
         if trial.state is TrialState.COMPLETE:
             for step, partial in rungs_of(trial).items():
-                final = zip(benchmarks, trial.values, strict=True)
-                rises.setdefault(step, []).append([value - partial[b] for b, value in final])
-    rise = {step: np.median(found, axis=0) for step, found in rises.items() if len(found) >= FEWEST_RISES}
+                passed.setdefault(step, []).append(([partial[b] for b in benchmarks], trial.values))
+    lines = {step: _lines(np.array(found)) for step, found in passed.items() if len(found) >= FEWEST_PASSED}
     values: dict[int, list[float]] = {}
     for trial in trials:
         partial_at = rungs_of(trial) if trial.state is TrialState.PRUNED else {}
-        passed = [step for step in partial_at if step in rise]
-        if passed:
-            last = max(passed)
-            found = zip(benchmarks, rise[last], strict=True)
-            values[trial.number] = [partial_at[last][b] + float(more) for b, more in found]
+        if known := [step for step in partial_at if step in lines]:
+            seen = [partial_at[max(known)][b] for b in benchmarks]
+            values[trial.number] = [
+                at + slope * (x - mean) for x, (mean, at, slope) in zip(seen, lines[max(known)], strict=True)
+            ]
     return values
+
+
+def _lines(pairs: NDArray[np.float64]) -> list[tuple[float, float, float]]:
+    """By benchmark the mean at a rung, the mean at the end and the slope between them, of pairs ``[n, 2, M]``."""
+    means = pairs.mean(0)
+    x, y = (pairs - means).swapaxes(0, 1)
+    squares = (x * x).sum(0)
+    slopes = np.where(squares > 0, (x * y).sum(0).clip(0) / np.where(squares > 0, squares, 1), 0.0)
+    return list(zip(*means.tolist(), slopes.tolist(), strict=True))

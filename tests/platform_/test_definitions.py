@@ -129,7 +129,7 @@ def test_a_variant_becomes_a_point_and_comes_back() -> None:
 
 @pytest.mark.parametrize(("share", "place"), [(0.8, 0.7), (0.5, 0.25), (0.2, 0.1), (0.0, 0.0)])
 def test_all_that_is_off_is_one_place_near_the_low_end(share: float, place: float) -> None:
-    """On the log axis from 0 to 1 the weights come last; off lies half their width below, or in the off part's middle."""
+    """From 0 to 1 on the log axis: weights come last, off lies half their width below, or in the middle of its part."""
     r = Range(low=0.1, high=2.0, off_probability=share)
     assert math.log(r.off / r.floor) / math.log(r.high / r.floor) == pytest.approx(place, abs=1e-9)
     space = sweep(objectives={"delta": r.model_dump(), "hard_region": {"low": 0.1, "high": 1.0}})

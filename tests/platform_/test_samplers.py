@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import SettingsError, StudyError
 from equipoise.platform.proposals import OptunaProposer, Proposal, SearchStore
-from equipoise.platform.samplers import FEWEST_RISES, RUNGS_ATTRIBUTE, Sampler, estimates, make_sampler
+from equipoise.platform.samplers import FEWEST_PASSED, RUNGS_ATTRIBUTE, Sampler, estimates, make_sampler
 from equipoise.platform.settings import parse
 
 BENCHMARKS = ("dive", "ssv2")
@@ -227,20 +227,23 @@ def trial_with(
 
 
 def test_a_pruned_trial_counts_as_what_it_was_heading_for() -> None:
-    """Its partial accuracies plus the median rise of those that went on, counted here by hand."""
-    finished = [
-        trial_with(0.1, {10: {"dive": 5, "ssv2": 50}, 20: {"dive": 8, "ssv2": 51}}, [9.0, 52.0], 0),
-        trial_with(0.2, {10: {"dive": 6, "ssv2": 50}, 20: {"dive": 9, "ssv2": 50}}, [8.0, 60.0], 1),
-        trial_with(0.3, {10: {"dive": 7, "ssv2": 50}}, [20.0, 49.0], 2),
-    ]
-    assert len(finished) == FEWEST_RISES
-    early = trial_with(0.4, {10: {"dive": 4, "ssv2": 40}}, None, 3)
-    late = trial_with(0.4, {10: {"dive": 4, "ssv2": 40}, 20: {"dive": 30, "ssv2": 30}}, None, 4)
-    # Rises from step 10 on: dive 4, 2, 13, so 4 in the middle; ssv2 2, 10, -1, so 2. Step 20 was passed by two only.
-    assert estimates([*finished, early, late], BENCHMARKS) == {3: [8.0, 42.0], 4: [8.0, 42.0]}
-    assert estimates([*finished[:2], early], BENCHMARKS) == {}
-    unknown = trial_with(0.4, {5: {"dive": 4, "ssv2": 40}}, None, 5)
+    """On the line of least squares through those that went on, against numpy's."""
+    first = [{"dive": 5, "ssv2": 50}, {"dive": 6, "ssv2": 50}, {"dive": 7, "ssv2": 54}, {"dive": 9, "ssv2": 50}]
+    ends = [[9.0, 52.0], [8.0, 60.0], [20.0, 49.0], [18.0, 61.0]]
+    more = [{20: {"dive": 8, "ssv2": 51}}, {20: {"dive": 9, "ssv2": 50}}, {}, {}]
+    finished = [trial_with(0.1 + 0.1 * k, {10: first[k], **more[k]}, ends[k], k) for k in range(4)]
+    assert len(finished) == FEWEST_PASSED
+    early = trial_with(0.4, {10: {"dive": 4, "ssv2": 40}}, None, 4)
+    late = trial_with(0.4, {10: {"dive": 4, "ssv2": 40}, 20: {"dive": 30, "ssv2": 30}}, None, 5)
+    # Step 20 was passed by two only. On ssv2 the line falls, and counts as level: the mean.
+    slope, constant = np.polyfit([r["dive"] for r in first], [e[0] for e in ends], 1)
+    expected = pytest.approx([constant + 4 * slope, np.mean([e[1] for e in ends])])
+    assert estimates([*finished, early, late], BENCHMARKS) == {4: expected, 5: expected}
+    assert estimates([*finished[:3], early], BENCHMARKS) == {}
+    unknown = trial_with(0.4, {5: {"dive": 4, "ssv2": 40}}, None, 6)
     assert estimates([*finished, unknown], BENCHMARKS) == {}
+    flat = [trial_with(0.1, {10: {"dive": 5, "ssv2": 50}}, end, k) for k, end in enumerate(ends)]
+    assert estimates([*flat, early], BENCHMARKS) == {4: pytest.approx(np.mean(ends, axis=0).tolist())}
 
 
 def test_pruned_is_pruned_and_its_rungs_are_no_final_values(tmp_path: Path) -> None:
