@@ -23,7 +23,7 @@ from equipoise.platform.settings import Variant
 from equipoise.platform.warm_start import Earlier, EarlierMix, best_mixes
 
 STEPS = 720  # of one training; only shares of it matter
-LOOK = 0.04  # cost of the probes of one rung, as a share of a training: measured on miniature trials
+LOOK = 0.02  # cost of the probes of one rung, as a share of a training: measured on miniature trials of `nano`
 
 
 class InMemory(SearchStore):

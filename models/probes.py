@@ -206,9 +206,10 @@ RIDGE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 def ridge_accuracy(features: Tensor, labels: Tensor, classes: int) -> float:
     """Leave-one-out accuracy in percent of a linear classifier on all of an item's features, in closed form.
 
-    Ridge regression on one-hot labels, with an intercept. Every item is predicted by a fit to the others, whose errors
-    follow from the fit to all (Hastie, Tibshirani and Friedman 2009, eq. 7.64); the penalty of least squared error is
-    taken. Nothing is drawn, and nothing has to converge.
+    Ridge regression on one-hot labels. Every item is predicted by a fit to the others, whose errors follow from the fit
+    to all (Hastie, Tibshirani and Friedman 2009, eq. 7.64); the penalty of least squared error is taken. There is no
+    intercept: an item that is left out lowers the mean of its own class, which would count against the right answer
+    (by 2 points of 22 on miniature clips). Nothing is drawn, and nothing has to converge.
 
     Args:
         features: ``[n, D]`` or ``[n, K, D]`` float32; at least 3 items. Every column is standardised.
@@ -231,8 +232,8 @@ def ridge_accuracy(features: Tensor, labels: Tensor, classes: int) -> float:
     best = (math.inf, 0.0)
     for strength in RIDGE_STRENGTHS:
         shrunk = values / (values + strength * n / 100)
-        own = 1 / n + (vectors.square() * shrunk).sum(1, keepdim=True)
-        residual = (target - target.mean(0) - (vectors * shrunk) @ seen) / (1 - own)
+        own = (vectors.square() * shrunk).sum(1, keepdim=True)
+        residual = (target - (vectors * shrunk) @ seen) / (1 - own)
         right = ((target - residual).argmax(1) == labels).double().mean()
         best = min(best, (float(residual.square().mean()), 100 * float(right)))
     return best[1]

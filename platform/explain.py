@@ -28,7 +28,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.proposals import OptunaProposer, SearchStore, Snapshot
-from equipoise.platform.samplers import POPULATION, STARTUP, WARM_ATTRIBUTE
+from equipoise.platform.samplers import STARTUP, WARM_ATTRIBUTE
 from equipoise.platform.settings import Variant
 from equipoise.platform.space import SearchSpace
 from equipoise.platform.uncertainty import Difference, holm
@@ -362,13 +362,8 @@ def _expected(benchmark: str, model: Surrogate, at: Array, baseline: Mapping[str
     )
 
 
-def _needs(sampler: str) -> int:
-    """Trials that a sampler wants before it goes by what they say; 0 for one that never does."""
-    return {"random": 0, "qmc": 0, "nsga2": POPULATION, "nsga3": POPULATION}.get(sampler, STARTUP)
-
-
 def _by(definition: SweepDefinition, seen: int) -> str:
-    needs = _needs(definition.sampler)
+    needs = STARTUP[definition.sampler]
     return "model" if 0 < needs <= seen else "chance"
 
 
@@ -378,7 +373,7 @@ def _source(definition: SweepDefinition, drawn_by: str, seen: int, under_way: in
         return "It is a starting point of the search."
     if drawn_by == "model":
         return f"Drawn by {definition.sampler} from {seen} finished or stopped trials{waits}."
-    needs = _needs(definition.sampler)
+    needs = STARTUP[definition.sampler]
     if needs == 0:
         return f"Drawn by {definition.sampler}, which looks at no result."
     return f"Drawn at random: {definition.sampler} goes by results from {needs} trials on, and has {seen}{waits}."

@@ -32,8 +32,16 @@ FEWEST_PASSED = 4
 """Finished trials that passed a rung before a line over them says where accuracies at it lead."""
 POPULATION = 20
 """Trials in a generation of the genetic samplers: Optuna's 50 are more than most searches of trainings have."""
-STARTUP = 10
-"""Finished trials before a model is fitted; those before are drawn at random."""
+STARTUP: dict[Sampler, int] = {
+    "tpe": 5,
+    "gp": 10,
+    "botorch": 10,
+    "nsga2": POPULATION,
+    "nsga3": POPULATION,
+    "random": 0,
+    "qmc": 0,
+}
+"""Finished trials before a sampler learns from them; those before are drawn at random."""
 FIRST_GENERATION = {f"{kind.__name__}:generation": 0 for kind in (NSGAIISampler, NSGAIIISampler)}
 """Marks a trial that no genetic sampler drew as one of the first generation."""
 TPE_NOTE = "tpe:relative_params"
@@ -48,7 +56,8 @@ def make_sampler(
 
     Args:
         name: ``tpe``: multi-objective TPE, multivariate; ``nsga2``, ``nsga3``: genetic; ``gp``: Optuna's Gaussian
-            process with expected hypervolume improvement; ``botorch``: BoTorch's through optuna-integration;
+            process with expected hypervolume improvement; ``botorch``: BoTorch's through
+            optuna-integration, improvement of random scalarisations (ParEGO);
             ``random``; ``qmc``: scrambled Sobol points.
         seed: of this suggestion.
         sequence: seed of the Sobol sequence, the same for all suggestions of a study.
@@ -66,7 +75,7 @@ def make_sampler(
     if name == "tpe":
         with _quiet():
             return TPESampler(
-                seed=seed, multivariate=True, group=conditional, constant_liar=True, n_startup_trials=STARTUP
+                seed=seed, multivariate=True, group=conditional, constant_liar=True, n_startup_trials=STARTUP["tpe"]
             )
     fixed: BaseSampler
     if name == "nsga2":
@@ -75,7 +84,7 @@ def make_sampler(
         with _quiet():
             fixed = NSGAIIISampler(seed=seed, population_size=POPULATION)
     elif name == "gp":
-        fixed = GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
+        fixed = GPSampler(seed=seed, n_startup_trials=STARTUP["gp"], warn_independent_sampling=False)
     elif name == "qmc":
         with _quiet():
             fixed = _Sobol(number, sequence % 2**32, RandomSampler(seed=seed))
@@ -83,15 +92,25 @@ def make_sampler(
         fixed = _botorch(seed)
     if not conditional:
         return fixed
-    other = RandomSampler(seed=seed) if name == "qmc" else TPESampler(seed=seed, n_startup_trials=STARTUP)
+    other = RandomSampler(seed=seed) if name == "qmc" else TPESampler(seed=seed, n_startup_trials=STARTUP["tpe"])
     return _Split(fixed, other)
 
 
 def _botorch(seed: int) -> BaseSampler:
     try:
-        integration = importlib.import_module("optuna_integration")
+        integration = importlib.import_module("optuna_integration.botorch")
+
+        def candidates(x: Any, objectives: Any, *rest: Any) -> Any:
+            several = objectives.shape[1] > 1
+            # Its default for several, expected hypervolume improvement, takes minutes for 18 weights (bench/search.md).
+            function = integration.qlogei_parego_candidates_func if several else integration.qlogei_candidates_func
+            with _quiet():
+                return function(x, objectives, *rest)
+
         with _quiet():
-            sampler = integration.BoTorchSampler(seed=seed, n_startup_trials=STARTUP, consider_running_trials=True)
+            sampler = integration.BoTorchSampler(
+                seed=seed, n_startup_trials=STARTUP["botorch"], consider_running_trials=True, candidates_func=candidates
+            )
     except ImportError as error:
         raise SettingsError(
             f"sampler 'botorch' needs BoTorch, and {error.name or 'a part of it'} is not installed: "
@@ -218,8 +237,8 @@ def estimates(trials: Sequence[FrozenTrial], benchmarks: Sequence[str]) -> dict[
     By benchmark, a straight line of least squares from accuracies at a rung to final ones, over the finished trials
     that passed it, and a pruned trial's accuracy on it at its last rung; where fewer than ``FEWEST_PASSED`` passed, at
     the rung before; where there is none, no estimate: TPE then counts the trial among the bad ones, and the other
-    samplers do not see it. A line that falls counts as level. The finished trials went on because of their accuracies at the
-    rung, and a line over these very accuracies is not biased by that.
+    samplers do not see it. A line that falls counts as level. Finished trials went on because of their accuracies at
+    the rung, and a line over these very accuracies is not biased by that.
     """
     passed: dict[int, list[tuple[list[float], list[float]]]] = {}
     for trial in trials:
