@@ -41,13 +41,13 @@ from equipoise.data._files import locked
 from equipoise.models.encoder import VideoEncoder
 from equipoise.platform import checkpoint
 from equipoise.platform.definitions import load_sweep
-from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder
+from equipoise.platform.evaluation import frozen_encoder, probe, score, untrained_encoder
 from equipoise.platform.halving import EarlyStopping, SeedFidelity
-from equipoise.platform.halving_scores import encoder_of, items_of, rung_scores
+from equipoise.platform.halving_scores import encoder_of, rung_features, rung_scores
 from equipoise.platform.home import Paths
-from equipoise.platform.mix import load_variant, resolve, variants
+from equipoise.platform.mix import load_variant, variants
 from equipoise.platform.settings import RECORDS, ObjectiveSetting, TrialSettings, Variant, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Rungs, Trainer, open_cache
+from equipoise.platform.training import LocalReporter, Rungs, Trainer
 
 TRIALS = Path(__file__).parent / "search_trials.parquet"
 STEPS = 300
@@ -94,26 +94,11 @@ def bank_scores(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) ->
     """An alternative to what early stopping looks at: short probes, fitted to two thirds of the same items."""
     found = {}
     for name in settings.scored:
-        benchmark = settings.regime.benchmarks[name]
-        setting = settings.preset.probes[benchmark.pooling]
+        setting = settings.preset.probes[settings.regime.benchmarks[name].pooling]
         setting = setting.model_copy(update={"epochs": min(setting.epochs, BANK_EPOCHS)})
-        cache = open_cache(settings, paths, benchmark.train)
-        rows = items_of(len(cache), ITEMS)
-        model = settings.preset.model
-        features = extract(
-            encoder,
-            cache,
-            frames=model.frames,
-            size=model.size,
-            pooled=benchmark.pooling == "linear",
-            device=CPU,
-            repeat_stills=resolve(settings).images == "repeat",
-            rows=rows,
-        )
-        labels = torch.from_numpy(np.array(cache.labels)[rows])
-        held = math.ceil(len(rows) / 3)
-        fit, seen, classes = features[:-held], features[-held:], len(cache.classes)
-        predicted, _, _ = probe(fit, labels[:-held], seen, classes, setting, 0)
+        features, labels, classes = rung_features(encoder, settings, paths, CPU, name, ITEMS)
+        held = math.ceil(len(labels) / 3)
+        predicted, _, _ = probe(features[:-held], labels[:-held], features[-held:], classes, setting, 0)
         found[name] = 100 * int((predicted == labels[-held:]).sum()) / held
     return found
 

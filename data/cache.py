@@ -472,14 +472,13 @@ class ClipCache:
             settings = _settings(manifest, size, frames, storage, workers)
             target = _place(root, settings)
             if not target.is_dir():  # one that is there and damaged is mended in its place
-                needed[f"{manifest.name}-{manifest.split}"] = _to_build(_working(target), manifest, settings, workers)[
-                    2
-                ]
+                _, _, lacking = _to_build(_working(target), manifest, settings, workers)
+                needed[f"{manifest.name}-{manifest.split}"] = lacking
         with _writable(root):
             free = shutil.disk_usage(root).free
         # Of a single one `open` says more: what older caches hold.
         if len(needed) > 1 and sum(needed.values()) > free:
-            parts = ", ".join(f"{name} {_amount(bytes_)}" for name, bytes_ in needed.items())
+            parts = ", ".join(f"{name} {_amount(lacking)}" for name, lacking in needed.items())
             raise CacheError(
                 f"The clip caches need about {_amount(sum(needed.values()))} in {root}, which has {_amount(free)} free "
                 f"({parts}); {_LESS}"

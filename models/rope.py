@@ -61,7 +61,7 @@ class RotaryAttention(nn.Module):
     """Self-attention whose queries and keys are rotated by position, as complex numbers.
 
     Adjacent channels are the parts of a complex number, and a rotation is one multiplication: the products and sums of
-    timm's ``AttentionRope``, in one pass over memory and not in ten. With a narrow encoder that took a sixth of the
+    timm's ``AttentionRope``, in one pass over memory and not in ten. With a narrow encoder those took a fifth of the
     time on a processor (bench/data.md).
 
     Args:

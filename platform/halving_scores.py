@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from equipoise.models.encoder import VideoEncoder
 from equipoise.models.probes import ridge_accuracy
@@ -52,6 +53,39 @@ def items_of(count: int, items: int) -> list[int]:
     return torch.randperm(count, generator=generator(COMMON_SEED, "rung.items"))[:items].tolist()
 
 
+def rung_features(
+    encoder: VideoEncoder, settings: TrialSettings, paths: Paths, device: torch.device, benchmark: str, items: int
+) -> tuple[Tensor, Tensor, int]:
+    """What a rung looks at of one benchmark: features as its own probe reads them, labels, and the number of classes.
+
+    Args:
+        encoder: frozen, in evaluation mode.
+        settings: the trial.
+        paths: where to read.
+        device: where to compute.
+        benchmark: by name.
+        items: how many training items.
+
+    Returns:
+        float32 ``[n, K, W]``, or ``[n, W]`` for a linear readout; int64 ``[n]``; C.
+    """
+    setting = settings.regime.benchmarks[benchmark]
+    cache = open_cache(settings, paths, setting.train)
+    rows = items_of(len(cache), items)
+    model = settings.preset.model
+    features = extract(
+        encoder,
+        cache,
+        frames=model.frames,
+        size=model.size,
+        pooled=setting.pooling == "linear",
+        device=device,
+        repeat_stills=resolve(settings).images == "repeat",
+        rows=rows,
+    )
+    return features, torch.from_numpy(np.array(cache.labels)[rows]).to(device), len(cache.classes)
+
+
 def rung_scores(
     encoder: VideoEncoder, settings: TrialSettings, paths: Paths, device: torch.device, items: int
 ) -> dict[str, float]:
@@ -67,22 +101,6 @@ def rung_scores(
         device: where to compute.
         items: how many training items of each benchmark.
     """
-    found: dict[str, float] = {}
-    model = settings.preset.model
-    for name in settings.scored:
-        benchmark = settings.regime.benchmarks[name]
-        cache = open_cache(settings, paths, benchmark.train)
-        rows = items_of(len(cache), items)
-        features = extract(
-            encoder,
-            cache,
-            frames=model.frames,
-            size=model.size,
-            pooled=benchmark.pooling == "linear",
-            device=device,
-            repeat_stills=resolve(settings).images == "repeat",
-            rows=rows,
-        )
-        labels = torch.from_numpy(np.array(cache.labels)[rows]).to(device)
-        found[name] = ridge_accuracy(features, labels, len(cache.classes))
-    return found
+    return {
+        name: ridge_accuracy(*rung_features(encoder, settings, paths, device, name, items)) for name in settings.scored
+    }
