@@ -272,6 +272,8 @@ def _build(
         done += len(shards[number].clips)
         if progress is not None:
             progress(f"cache {manifest.name}/{manifest.split}", done, len(manifest))
+    for unfinished in folder.glob("*.part"):  # of a process or node that died; its shards were made again
+        unfinished.unlink(missing_ok=True)
     failed = [(row, reason) for number in sorted(notes) for row, reason in notes[number]["failed"]]
     report = DecodeReport(len(manifest), [(str(manifest.file(row)), reason) for row, reason in failed])
     report.write(folder / "report.json")

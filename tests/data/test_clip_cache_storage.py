@@ -269,6 +269,10 @@ def test_leftovers_of_a_dead_writer_do_not_stay(tiny: Sets, tmp_path: Path, monk
     working.mkdir(parents=True)
     (working / "shard-00000.arrow.other.1.part").write_bytes(b"half")
     (working / "shard-00000.arrow").write_bytes(b"no note says that this is complete")
-    cache = ClipCache.open(manifest, tmp_path / "two", size=32, workers=0)
+
+    def progress(*_: object) -> None:  # of a node that goes while the others build
+        (working / "shard-00000.arrow.gone.2.part").write_bytes(b"half")
+
+    cache = ClipCache.open(manifest, tmp_path / "two", size=32, workers=0, progress=progress)
     assert sorted(os.listdir(cache.folder)) == ["index.json", "report.json", "shard-00000.arrow", "shard-00000.json"]
     assert len(cache) == len(manifest)

@@ -231,7 +231,7 @@ def test_what_comes_next_before_there_is_a_model(tmp_path: Path) -> None:
     p = searched(tmp_path, 1, start=["hw"], objectives={"hard_region": {"low": 0.1, "high": 2.0}})
     said = next_trial(p.definition, BENCHMARKS, p.store, "parent", None)
     assert (said.drawn_by, said.expected) == ("chance", ())
-    assert said.why == ("Drawn at random: tpe goes by results from 10 trials on, and has 1.",)
+    assert said.why == ("Drawn at random: tpe goes by results from 5 trials on, and has 1.",)
     assert [name for name, _, _ in said.nearest] == ["hw"]
     fresh = searched(tmp_path / "b", 0, start=["hw"], objectives={"hard_region": {"low": 0.1, "high": 2.0}})
     first = next_trial(fresh.definition, BENCHMARKS, fresh.store, "parent", None)
