@@ -45,6 +45,7 @@ STARTUP: dict[Sampler, int] = {
 FIRST_GENERATION = {f"{kind.__name__}:generation": 0 for kind in (NSGAIISampler, NSGAIIISampler)}
 """Marks a trial that no genetic sampler drew as one of the first generation."""
 TPE_NOTE = "tpe:relative_params"
+"""Begins the names under which multivariate TPE notes on a running trial what it drew for it."""
 DOT = "."
 """Between objective and parameter in the name of a conditional parameter, ``hard_region.tau``."""
 
