@@ -76,6 +76,8 @@ def run(runner: Any, definition: Any, options: dict[str, Any], again: str) -> An
             err=True,
         )
         raise SystemExit(130)
+    if outcome.note is not None:
+        click.echo(outcome.note, err=True)
     return outcome
 
 

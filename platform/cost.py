@@ -31,7 +31,9 @@ class Prices(Settings):
 
 
 class Budget(Settings):
-    """Hours after which a search asks for no further trial; written ``40gpu-h`` or ``200cpu-h``.
+    """Hours at which a search stops; written ``40gpu-h`` or ``200cpu-h``.
+
+    A trial is asked for only where, by what trials have cost so far, it still fits. Those under way are finished.
 
     Attributes:
         hours: how many.
@@ -44,9 +46,9 @@ class Budget(Settings):
     @model_validator(mode="before")
     @classmethod
     def _written(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+        if isinstance(value, Mapping | Budget):
             return value
-        found = FORM.fullmatch(value.strip())
+        found = FORM.fullmatch(value.strip()) if isinstance(value, str) else None
         if found is None:
             raise ValueError(f"{value!r} given; expected hours of GPUs or CPUs, as in 40gpu-h or 200cpu-h")
         return {"hours": float(found[1]), "unit": found[2].lower()}
@@ -69,7 +71,7 @@ class Cost:
     """What one trial has cost so far, over all its starts.
 
     Attributes:
-        seconds: that it held its resources.
+        seconds: that it held its resources; those between a process's death and its next start are not among them.
         cpu_seconds: those times its CPU cores.
         gpu_seconds: those times its GPUs.
         trained: seconds of training behind its newest report.

@@ -13,7 +13,7 @@ from equipoise.platform.designs import Design, Plan, plan
 from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.halving import EarlyStopping, SeedFidelity
 from equipoise.platform.mix import CONTROLS, load_variant, variants
-from equipoise.platform.samplers import Sampler
+from equipoise.platform.samplers import STARTUP, Sampler
 from equipoise.platform.settings import (
     Preset,
     Reading,
@@ -155,7 +155,7 @@ class SweepDefinition(SearchSpace, StudyBase):
         warm_start: an earlier study of the same record, whose finished trials the search starts from.
         early_stopping: when trials stop early; null: never.
         seeds: how promising variants earn more seeds; null: they do not.
-        budget: hours after which no further trial is asked for, ``40gpu-h`` or ``200cpu-h``; null: ``trials`` decides.
+        budget: hours at which the search stops, ``40gpu-h`` or ``200cpu-h``; null: ``trials`` decides.
     """
 
     trials: int = Field(ge=1)
@@ -190,6 +190,11 @@ class SweepDefinition(SearchSpace, StudyBase):
         return self
 
     def _check_constraints(self, constraints: Constraints) -> None:
+        if not STARTUP[self.sampler]:
+            raise ValueError(
+                f"constraints: sampler {self.sampler} looks at no result and cannot keep to them: "
+                "choose tpe, nsga2, nsga3, gp or botorch, or leave them out"
+            )
         if self.refuse_controls:
             raise ValueError("constraints are measured against the baseline: leave refuse_controls out")
         if isinstance(constraints.max_loss, dict):

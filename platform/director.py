@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from equipoise.platform.cluster import capacity, unplaced, waiting
@@ -18,7 +19,7 @@ from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.halving import EarlyStopping, SeedFidelity, goes_on
 from equipoise.platform.halving_seeds import due
 from equipoise.platform.home import Paths
-from equipoise.platform.ledger import ENDED, SEARCHED, Ledger, Row
+from equipoise.platform.ledger import ENDED, OPEN, SEARCHED, Ledger, Row, Status
 from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer, Proposal
 from equipoise.platform.settings import Resources, TrialSettings
@@ -51,7 +52,7 @@ class Director:
         searched: how many trials the search asks for, repeats included.
         halving: when searched trials stop early; None: never.
         seeds: how promising variants earn more seeds; None: they do not.
-        budget: hours after which the search asks for nothing more; None: no end but ``searched``.
+        budget: hours that the search does not mean to exceed; None: no end but ``searched``.
         prices: of an hour; None: no price is booked.
         resources: what a trial occupies.
         concurrent: trials at once; None: as many as fit.
@@ -99,15 +100,47 @@ class Director:
         return waiting + self._unasked()
 
     def _unasked(self) -> int:
-        """Trials of the search that have no identity yet, and that the budget allows."""
-        if self.budget is not None and self.spent(self.budget.unit) >= self.budget.hours:
-            return 0
+        """Trials of the search that have no identity yet; none where the budget does not hold one more."""
+        return self._left() if self._affordable() else 0
+
+    def _left(self) -> int:
         return max(0, self.searched - sum(r.role in SEARCHED for r in self.ledger.rows()))
+
+    def _affordable(self) -> bool:
+        """Whether the budget holds another trial besides those under way, by what trials have cost so far."""
+        if self.budget is None:
+            return True
+        spent, to_come, another = self._outlook(self.budget)
+        return spent < self.budget.hours and spent + to_come + another <= self.budget.hours
+
+    def _outlook(self, budget: Budget) -> tuple[float, float, float]:
+        """Hours spent, hours that trials under way will still take, and hours of another trial.
+
+        A trial is expected to take what those of the search took that have ended, stopped ones included; before there
+        is one, what the longest control took; and before that nothing is known.
+        """
+        hours = self._hours(budget.unit)
+        ended = self.ledger.rows(*ENDED)
+        searched = [hours[r.number] for r in ended if r.role in SEARCHED]
+        another = fmean(searched) if searched else max((hours[r.number] for r in ended), default=0.0)
+        to_come = sum(max(another - hours[r.number], 0.0) for r in self.ledger.rows(*OPEN))
+        return sum(hours.values()), to_come, another
+
+    def budget_note(self) -> str | None:
+        """What the budget left undone, in a sentence; None where it left nothing."""
+        if self.budget is None or self._affordable() or not self._left():
+            return None
+        spent, _, another = self._outlook(self.budget)
+        return (
+            f"The budget of {self.budget} holds no further trial: {spent:.3g} are spent, another takes about "
+            f"{another:.3g}. {self.searched - self._left()} of the search's {self.searched} trials were run; --resume "
+            "with a larger --budget runs more."
+        )
 
     # ---- what runs next
 
     def full(self) -> bool:
-        """Whether as many trials are under way as the cluster holds, now or when it has grown."""
+        """Whether as many trials are under way as the cluster holds, now or when it has grown, or the budget."""
         now = time.monotonic()
         if now - self._looked > LOOK_EVERY_S:
             self._looked = now
@@ -115,7 +148,12 @@ class Director:
             with contextlib.suppress(StudyError):
                 self._slots = 0
                 self._slots = capacity(self.resources, self.concurrent)
-        return len(self.ledger.rows("ready", "running")) >= self._slots
+        under_way = len(self.ledger.rows("ready", "running"))
+        if under_way >= self._slots:
+            return True
+        # What is under way may cost less than expected, so nothing is given up before it has ended.
+        waits = under_way and not self.ledger.rows("interrupted", "proposed") and self._left()
+        return bool(waits) and not self._affordable()
 
     def explain(self) -> None:
         """Say what trials wait for that do not start; called all the time."""
@@ -191,8 +229,12 @@ class Director:
 
     def spent(self, unit: Literal["cpu", "gpu"]) -> float:
         """Hours that the study has cost so far, controls and lost work included."""
+        return sum(self._hours(unit).values())
+
+    def _hours(self, unit: Literal["cpu", "gpu"]) -> dict[int, float]:
+        """By trial, hours that it has cost so far."""
         booked = {r.number: Cost.of(r.cost) for r in self.ledger.rows()}
-        return sum(cost.hours(unit) for cost in (booked | self._costs).values())
+        return {number: cost.hours(unit) for number, cost in (booked | self._costs).items()}
 
     # ---- what happened
 
@@ -207,7 +249,7 @@ class Director:
         if number not in self._costs:
             return
         now = time.monotonic()
-        cost = self._costs[number].plus(now - self._paid[number], self.resources)
+        cost = self._costs[number].plus(now - self._paid.get(number, now), self.resources)
         self._costs[number], self._paid[number] = cost if trained is None else cost.heard(trained), now
         new, booked = self._costs[number], Cost.of(self.ledger[number].cost)
         if leaves or new.seconds - booked.seconds > PAY_EVERY_S or new.lost > booked.lost:
@@ -215,12 +257,20 @@ class Director:
         if leaves:
             del self._costs[number], self._paid[number]
 
+    def died(self, number: int) -> None:
+        """A trial's process died, and it will start again: until then it holds nothing."""
+        self._pay(number, leaves=True)
+
     def started(self, number: int) -> None:
         """A trial's process starts, for the first time or again after its process died."""
         row = self.ledger[number]
         self._pay(number, leaves=True)  # what its process before this one had
-        row = self.ledger.update(number, status="running", attempts=row.attempts + 1)
-        self._costs[number], self._paid[number] = Cost.of(row.cost), time.monotonic()
+        # One that was stopped early, and whose process died before its end, stays stopped.
+        status: Status = "stopped" if row.status == "stopped" else "running"
+        row = self.ledger.update(number, status=status, attempts=row.attempts + 1)
+        self._costs[number] = Cost.of(row.cost)
+        if not self.resources.uses_train:
+            self._paid[number] = time.monotonic()  # workers of Ray Train hold resources from their first report on
         assert row.run_id is not None
         self.tracker.running(row.run_id)
         settings = TrialSettings.model_validate_json(row.settings or "")
@@ -230,12 +280,12 @@ class Director:
         """A trial reported."""
         row = self.ledger[number]
         phase = result.get(PHASE)
+        self._pay(number, result["metrics"].get("seconds") if phase == "pretrain" else None)
         if phase == "pretrain":
             metrics = dict(result["metrics"])
             step = int(metrics.pop("step"))
             assert row.run_id is not None
             self.tracker.trained(row.run_id, metrics, step)
-            self._pay(number, metrics.get("seconds"))
             note = f"loss {metrics['loss']:.3f}"
             if "effective_rank" in metrics:
                 note += f"  rank {metrics['effective_rank']:.0f}"

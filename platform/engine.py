@@ -91,6 +91,10 @@ class _Callback(Callback):
         with self.pass_on.director.books():
             self.pass_on.director.started(trial.config["number"])
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self.pass_on.director.books():
+            self.pass_on.director.died(trial.config["number"])
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
         if PHASE in result:
             with self.pass_on.director.books():

@@ -1,8 +1,8 @@
 """Why a search found what it found, and what it would try next.
 
-Three questions beyond importances (:mod:`equipoise.platform.importance`): do two objectives add up, what does a model
-of the finished trials expect of a mix, and what comes next. All are answered from few, noisy trials, so each answer
-carries its interval and says how many trials it rests on.
+Questions beyond importances (:mod:`equipoise.platform.importance`): do two objectives add up, do early looks tell the
+end, what does a model of the finished trials expect of a mix, and what comes next. All are answered from few, noisy
+trials, so each answer carries its interval and says how many trials it rests on.
 
 A mix is seen through its doses: 0 where an objective is off, 1 at the highest weight of its range, and 0.5 at the
 lowest (0 for an objective that is never off), even in the logarithm between.
@@ -28,7 +28,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.proposals import OptunaProposer, SearchStore, Snapshot
-from equipoise.platform.samplers import STARTUP, WARM_ATTRIBUTE
+from equipoise.platform.samplers import STARTUP, WARM_ATTRIBUTE, estimates, rungs_of
 from equipoise.platform.settings import Variant
 from equipoise.platform.space import SearchSpace
 from equipoise.platform.uncertainty import Difference, holm
@@ -108,6 +108,27 @@ class Interaction:
     def clear(self) -> bool:
         """Whether it is more than chance."""
         return self.p_adjusted < LEVEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How much accuracies at a rung tell of final ones, on one benchmark.
+
+    Attributes:
+        step: of training, where early stopping looked.
+        benchmark: name of the benchmark.
+        correlation: Pearson's, over finished trials; None where one of the two never changes.
+        low: lower end of its 95 % interval; None with it.
+        high: its upper end; None with it.
+        trials: finished trials that passed the rung.
+    """
+
+    step: int
+    benchmark: str
+    correlation: float | None
+    low: float | None
+    high: float | None
+    trials: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +280,34 @@ def _coefficient(product: Array, values: Array, free: int, benchmark: str) -> Di
     )
 
 
+# ---- do early looks tell the end?
+
+
+def looks(study: optuna.Study, benchmarks: Sequence[str]) -> list[Look]:
+    """By rung and benchmark; rungs that fewer than ``FEWEST`` finished trials passed are left out.
+
+    Most finished trials went on because of what was seen at the rung: over all trials a correlation would be higher.
+    """
+    pairs: dict[int, list[tuple[list[float], list[float]]]] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        for step, seen in rungs_of(trial).items():
+            pairs.setdefault(step, []).append(([seen[b] for b in benchmarks], trial.values))
+    found = []
+    for step, passed in sorted(pairs.items()):
+        if len(passed) < FEWEST:
+            continue
+        early, final = np.array(passed).swapaxes(0, 1)
+        for benchmark, x, y in zip(benchmarks, early.T, final.T, strict=True):
+            correlation = low = high = None
+            if np.ptp(x) > 0 and np.ptp(y) > 0:
+                one = scipy.stats.pearsonr(x, y)
+                correlation, low, high = map(float, (one.statistic, *one.confidence_interval(1 - LEVEL)))
+            found.append(
+                Look(step=step, benchmark=benchmark, correlation=correlation, low=low, high=high, trials=len(x))
+            )
+    return found
+
+
 # ---- what does a model expect?
 
 
@@ -328,15 +377,15 @@ def next_trial(
     copied = Snapshot(store, definition.name)
     proposer = OptunaProposer(definition, benchmarks, copied, owner, baseline=lambda: baseline)
     under_way = len(list(proposer.running()))
-    seen = proposer.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    seen = _seen(proposer.study, definition, benchmarks)
     proposal = proposer.ask(0)
     found = finished_of(proposer.study, definition, benchmarks)
     at = doses(definition, proposal.variant)
     models = surrogates(found)
     expected = tuple(_expected(b, model, at, baseline) for b, model in models.items())
     start = proposal.name in definition.starts or not proposal.name.startswith("mix-")
-    drawn_by = "start" if start else _by(definition, len(seen))
-    why = [_source(definition, drawn_by, len(seen), under_way)]
+    drawn_by = "start" if start else _by(definition, seen)
+    why = [_source(definition, drawn_by, seen, under_way)]
     why += _reasons(definition, proposal.variant, models, at) + _place(found, at)
     limits = definition.constraints
     if limits is not None and baseline is not None:
@@ -360,6 +409,13 @@ def _expected(benchmark: str, model: Surrogate, at: Array, baseline: Mapping[str
     return Expected(
         benchmark=benchmark, accuracy=mean, low=mean - reach, high=mean + reach, gain=gain, explained=model.explained
     )
+
+
+def _seen(study: optuna.Study, definition: SweepDefinition, benchmarks: Sequence[str]) -> int:
+    """Trials that the sampler goes by: a stopped one without an estimate is news to TPE alone."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    known = estimates(ended, benchmarks)
+    return sum(t.state is TrialState.COMPLETE or definition.sampler == "tpe" or t.number in known for t in ended)
 
 
 def _by(definition: SweepDefinition, seen: int) -> str:

@@ -16,9 +16,22 @@ from rich.table import Table
 
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import StudyError
-from equipoise.platform.explain import FEWEST, SPARE, Finished, Interaction, Next, finished_of, interactions, next_trial
+from equipoise.platform.explain import (
+    FEWEST,
+    SPARE,
+    Finished,
+    Interaction,
+    Look,
+    Next,
+    finished_of,
+    interactions,
+    looks,
+    next_trial,
+)
+from equipoise.platform.halving_seeds import due
 from equipoise.platform.home import Home
 from equipoise.platform.importance import Importance, ImportanceError, search_importance
+from equipoise.platform.ledger import Ledger
 from equipoise.platform.plot_slices import MOST_SLICES, plot_slices
 from equipoise.platform.proposals import Snapshot, describe
 from equipoise.platform.record import definition_of
@@ -38,6 +51,7 @@ class Explanation:
         finished: its finished trials.
         importance: of the objectives, by benchmark and evaluator.
         interactions: of pairs, the least likely to be chance first.
+        looks: what early stopping saw, against the end; empty without it, or with few finished trials.
         next: what it would try next.
         picture: the slices; None with no finished trial.
         notes: what could not be said, and why.
@@ -47,6 +61,7 @@ class Explanation:
     finished: Finished
     importance: tuple[Importance, ...]
     interactions: tuple[Interaction, ...]
+    looks: tuple[Look, ...]
     next: Next
     picture: Path | None
     notes: tuple[str, ...]
@@ -58,6 +73,7 @@ class Explanation:
             "finished": {"own": int(self.finished.own.sum()), "earlier": int((~self.finished.own).sum())},
             "importance": [{**asdict(one), "clear": list(one.clear)} for one in self.importance],
             "interactions": [{**asdict(one), "clear": one.clear} for one in self.interactions],
+            "looks": [asdict(one) for one in self.looks],
             "next": self.next.to_dict(),
             "slices": None if self.picture is None else str(self.picture),
             "notes": list(self.notes),
@@ -107,6 +123,9 @@ def explain_search(study: str, home: Home, out: Path | None = None) -> Explanati
         )
     if len(found.names) < FEWEST:
         notes.append(f"No expectations: a model needs {FEWEST} finished trials, there are {len(found.names)}.")
+    repeat = _repeat(home, name, definition, benchmarks)
+    if repeat is not None:
+        notes.append(repeat)
     coming = next_trial(definition, benchmarks, store, parent.info.run_id, baseline)
     picture = None
     if found.names:
@@ -121,7 +140,9 @@ def explain_search(study: str, home: Home, out: Path | None = None) -> Explanati
         )
         if len(found.objectives) > MOST_SLICES:
             notes.append(f"The picture has {MOST_SLICES} of {len(found.objectives)} objectives.")
-    made = Explanation(name, found, tuple(shares), tuple(pairs), coming, picture, tuple(notes))
+    made = Explanation(
+        name, found, tuple(shares), tuple(pairs), tuple(looks(copied, benchmarks)), coming, picture, tuple(notes)
+    )
     with tempfile.TemporaryDirectory() as temporary:
         record = Path(temporary) / RECORD
         record.write_text(json.dumps(made.to_dict(), indent=1))
@@ -136,6 +157,23 @@ def _baseline(tracker: Any, parent: str) -> Mapping[str, float] | None:
         return tracker.result_table(parent).mean_of("baseline") or None
     except TrackingError:
         return None
+
+
+def _repeat(home: Home, name: str, definition: SweepDefinition, benchmarks: list[str]) -> str | None:
+    """What comes before anything new where promising variants earn seeds; None where nothing does."""
+    book = home.folder(name) / "ledger.db"
+    if definition.seeds is None:
+        return None
+    if not book.is_file():
+        return f"A variant on the front may be repeated first: the study's book, which tells, is not in {book.parent}."
+    ledger = Ledger(book)
+    try:
+        earned = due(ledger.rows(), benchmarks, definition.seeds)
+    finally:
+        ledger.close()
+    if earned is None:
+        return None
+    return f"Before that {earned[0].name} is repeated with seed {earned[1]}: it is on the front."
 
 
 def _importance(study: optuna.Study, benchmarks: list[str], notes: list[str]) -> list[Importance]:
@@ -168,6 +206,9 @@ def show_explanation(found: Explanation, console: Console) -> None:
         console.print("Pairs, beyond the sum of each alone, both at their highest weight:", highlight=False)
         console.print(_pairs(found))
         console.print("bold: more than chance (Holm over a benchmark's pairs)", style="dim", highlight=False)
+    if found.looks:
+        console.print("Early looks against the end, correlation over finished trials:", highlight=False)
+        console.print(_looks(found.looks))
     _show_next(found.next, console)
     for note in found.notes:
         console.print(f"- {note}", highlight=False, markup=False)
@@ -188,6 +229,18 @@ def _pairs(found: Explanation) -> Table:
             f"{one.together} of {one.trials}",
             style="bold" if one.clear else None,
         )
+    return table
+
+
+def _looks(found: tuple[Look, ...]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
+    for name in ("step", "benchmark", "correlation", "95 % interval", "trials"):
+        table.add_column(name, justify="left" if name == "benchmark" else "right")
+    for one in found:
+        known = one.correlation is not None
+        shown = [f"{one.correlation:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}"] if known else ["none", ""]
+        clear = one.low is not None and one.low > 0
+        table.add_row(str(one.step), one.benchmark, *shown, str(one.trials), style="bold" if clear else None)
     return table
 
 

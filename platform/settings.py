@@ -332,6 +332,8 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
         return f"{where}: {message}" if where else message
+    if error["type"] == "model_type" and where:
+        return f"{where} is {error['input']!r}: expected a mapping with keys of {', '.join(_keys(model, error['loc']))}"
     return f"{where or 'the content'} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

@@ -162,6 +162,11 @@ class Range(Settings):
     def _ordered(self) -> Range:
         if self.low >= self.high:
             raise ValueError(f"low {self.low} is not below high {self.high}")
+        if self.floor <= 0:
+            raise ValueError(
+                f"off_probability is {self.off_probability}: on a log axis from {self.low:g} to {self.high:g} so much "
+                "cannot be off; give less, or leave the objective out"
+            )
         return self
 
     @property
@@ -378,7 +383,7 @@ def _same(name: str, one: ObjectiveSetting, other: ObjectiveSetting) -> bool:
 
 
 def _check_axes(name: str, r: Range) -> None:
-    """Build the objective with every end of every axis, so that a value it refuses is found before the search."""
+    """Build the objective with every end of every axis and with what is fixed: what it refuses is found now."""
     fixed = {k: v for k, v in r.params.items() if not isinstance(v, Span | Choice)}
     middle = {k: axis.middle for k, axis in r.conditional.items() if k != SCHEDULE}
     for key, axis in r.conditional.items():
@@ -387,3 +392,7 @@ def _check_axes(name: str, r: Range) -> None:
                 create(name, channels=CHANNELS, **{**fixed, **middle, key: value})
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{name}: {key} {value!r} of {axis} is refused: {error}") from None
+    try:
+        create(name, channels=CHANNELS, **{**fixed, **middle})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: params {fixed} are refused: {error}") from None

@@ -53,6 +53,9 @@ def space_record(definition: SweepDefinition) -> dict[str, Any]:
         "trials": d.trials,
         "start": list(d.starts),
         "warm_start": d.warm_start,
+        "early_stopping": None if d.early_stopping is None else d.early_stopping.model_dump(mode="json"),
+        "seeds": None if d.seeds is None else d.seeds.model_dump(mode="json"),
+        "budget": None if d.budget is None else str(d.budget),
         "published_inside": list(inside),
         "published_outside": outside,
     }
@@ -118,10 +121,23 @@ def _sentences(d: SweepDefinition, record: Mapping[str, Any]) -> list[str]:
         text = ", ".join(parts) if parts is not None else f"{limit:g} on every benchmark"
         said.append(f"Steered away from: mixes that lose more than {text} (points against the baseline).")
     said.append(f"Searched by {d.sampler}, {_some(d.trials, 'trial')}.")
+    if d.early_stopping is not None:
+        e = d.early_stopping
+        places = ", ".join(f"1/{e.reduction_factor**k:g}" for k in range(e.rungs, 0, -1))
+        said.append(f"Stopped early at {places} of the training: all but the best one in {e.reduction_factor:g} there.")
+    if d.seeds is not None:
+        said.append(
+            f"Mixes on the front earn up to {d.seeds.most} seeds, in at most {d.seeds.share:.0%} of the trials."
+        )
+    if d.budget is not None:
+        said.append(f"Stops at {d.budget}.")
     if d.starts:
         said.append(f"Tried first: {', '.join(d.starts)}.")
     if d.warm_start is not None:
-        said.append(f"Starts from the finished trials of study {d.warm_start}.")
+        said.append(
+            f"Warm start from study {d.warm_start}: its finished trials count; from another regime, its best mixes are "
+            "tried first."
+        )
     inside, outside = record["published_inside"], record["published_outside"]
     said.append(f"{len(inside)} of {len(inside) + len(outside)} published variants lie in the space.")
     said += [f"  not {name}: it {why}" for name, why in outside.items()]

@@ -49,6 +49,7 @@ class Outcome:
         rows: all trials of its book.
         parent: MLflow parent run.
         trials: where its trials wrote.
+        note: what its budget left undone, in a sentence; None for nothing.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Outcome:
     rows: tuple[Row, ...]
     parent: str
     trials: Place
+    note: str | None = None
 
     def count(self, status: str) -> int:
         """Trials of a status."""
@@ -80,7 +82,8 @@ class Outcome:
             }
             for r in self.rows
         ]
-        return {"study": self.name, "complete": self.complete, "mlflow_run": self.parent, "trials": trials}
+        record = {"study": self.name, "complete": self.complete, "note": self.note, "mlflow_run": self.parent}
+        return {**record, "trials": trials}
 
 
 def prepare_caches(
@@ -195,7 +198,8 @@ def run_study(
                 f"study {definition.name!r} stopped: {director.halted}; its {len(ledger.rows('finished'))} finished "
                 "trials are kept: mend that, then go on with --resume"
             )
-        return Outcome(definition.name, complete, director.planned(), tuple(ledger.rows()), parent, trials)
+        note = director.budget_note()
+        return Outcome(definition.name, complete, director.planned(), tuple(ledger.rows()), parent, trials, note)
     finally:
         ledger.close()
 
@@ -320,6 +324,8 @@ def _parent(
         tracker.tag(parent, benchmarks=json.dumps(list(example.scored) if probe else []))
         if probe:
             keep_view(tracker, definition.name, parent, example.scored)
+    elif now != before:
+        tracker.define(parent, now)  # prices, a budget, trials: what reads the record should see the newest
     return parent
 
 

@@ -169,8 +169,12 @@ class Tracker:
         for key in ("regime", "preset", "reading", "seed", "trials", "sampler"):
             if definition.get(key) is not None:
                 self.client.log_param(run_id, key, definition[key])
-        self.client.log_text(run_id, json.dumps(definition, indent=1), "study.json")
+        self.define(run_id, definition)
         return run_id
+
+    def define(self, run_id: str, definition: Mapping[str, Any]) -> None:
+        """Store the definition of a study, in the place of an earlier one."""
+        self.client.log_text(run_id, json.dumps(definition, indent=1), "study.json")
 
     def start_trial(
         self, parent: str, study: str, key: str, role: str, settings: TrialSettings, manifest_hash: str

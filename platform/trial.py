@@ -44,8 +44,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
 
     Args:
         config: ``settings`` (JSON), ``folder`` (the trial's, a path or a URI), ``data`` and ``cache``, ``probe``:
-            whether to score, and ``rungs``: steps at which early stopping looks at the encoder, with its ``probes``,
-            or None.
+            whether to score, and ``rungs``: steps at which early stopping looks at the encoder, with how many
+            ``items``, or None.
 
     The report of a rung returns only if the trial is to go on: one that is stopped ends there, by Tune or, on Ray
     Train, by its workers, which read the verdict in the trial's folder.
@@ -235,6 +235,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     settings = TrialSettings.model_validate_json(config["settings"])
     with compute_threads(int(settings.resources.cpus_per_worker)):
         reporter = TrainReporter(settings, Place.at(config["folder"]))
+        reporter.begin()
         paths = Paths(Path(config["data"]), Path(config["cache"]))
         with contextlib.suppress(StoppedError):
             Trainer(settings, paths, reporter, looks(settings, paths, reporter.device, config["rungs"])).run()
@@ -267,6 +268,12 @@ class TrainReporter:
 
         found = get_checkpoint()
         return None if found is None else replace(self.folder, path=found.path)
+
+    def begin(self) -> None:
+        """Say that the workers are there: from now on the trial holds what it pays for."""
+        from ray.train import report
+
+        report({PHASE: "setup", "count": 0, "total": 1})
 
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
         """Report on every rank (Train waits for all); rank 0 brings the checkpoint."""

@@ -72,6 +72,24 @@ def objectives(**change: Any) -> dict[str, Any]:
         ({"name": "my study"}, "name is 'my study'"),
         ({"name": "../up"}, "name is '../up'"),
         ({"trails": 3}, "unknown key 'trails'; did you mean 'trials'?"),
+        ({"budget": 40}, "budget: 40 given; expected hours of GPUs or CPUs, as in 40gpu-h or 200cpu-h"),
+        (
+            {"early_stopping": True},
+            "early_stopping is True: expected a mapping with keys of rungs, reduction_factor, warmup, tie_break, items",
+        ),
+        ({"seeds": 3}, "seeds is 3: expected a mapping with keys of most, share"),
+        (
+            {"objectives": {"hard_region": {"low": 0.1, "high": 2, "off_probability": 0.999}}},
+            "off_probability is 0.999: on a log axis from 0.1 to 2 so much cannot be off; give less, or leave",
+        ),
+        (
+            {"objectives": {"hard_region": {"low": 0.1, "high": 2, "params": {"tau": -5}}}},
+            "hard_region: params {'tau': -5} are refused: tau is -5; expected a number above 0.0",
+        ),
+        (
+            {"sampler": "random", "constraints": {"max_loss": 1}},
+            "constraints: sampler random looks at no result and cannot keep to them: choose tpe, nsga2",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_answered_in_one_sentence(change: dict[str, Any], sentence: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from equipoise.platform.explain import (
     doses,
     finished_of,
     interactions,
+    looks,
     next_trial,
 )
 from equipoise.platform.explain_view import explain_search, show_explanation
 from equipoise.platform.home import Home
 from equipoise.platform.importance import search_importance
+from equipoise.platform.ledger import Ledger
 from equipoise.platform.mix import load_variant
 from equipoise.platform.plot_slices import MOST_SLICES, plot_slices
 from equipoise.platform.plots import PlotError
@@ -192,6 +195,41 @@ def test_one_run_lands_in_its_interval_as_often_as_said() -> None:
     assert 0.85 <= inside / total <= 1.0
 
 
+# ---- early looks
+
+
+def test_looks_are_correlated_with_the_end(tmp_path: Path) -> None:
+    stream = np.random.default_rng(3)
+    p = searched(tmp_path, 0)
+    early, final = [], []
+    for trial in range(FEWEST + 3):
+        asked = p.ask(trial)
+        assert asked.optuna_number is not None
+        seen, end = stream.normal(size=(2, 3))
+        end[0] += 2 * seen[0]
+        seen[2] = 5.0
+        rungs = {30: dict(zip(BENCHMARKS, map(float, seen), strict=True))}
+        if trial in (2, 5):
+            p.prune(asked.optuna_number, {30: dict.fromkeys(BENCHMARKS, -99.0)})
+            continue
+        # One only of them passed the second rung.
+        more = {90: rungs[30]} if trial == 3 else {}
+        p.tell(asked.optuna_number, dict(zip(BENCHMARKS, map(float, end), strict=True)), rungs | more)
+        early.append(seen[:2])
+        final.append(end[:2])
+    found = looks(p.study, BENCHMARKS)
+    assert [(one.step, one.benchmark, one.trials) for one in found] == [(30, b, FEWEST + 1) for b in BENCHMARKS]
+    for k, one in enumerate(found[:2]):
+        x, y = np.array(early)[:, k], np.array(final)[:, k]
+        r = np.corrcoef(x, y)[0, 1]
+        assert one.correlation == pytest.approx(r)
+        reach = 1.959964 / np.sqrt(len(x) - 3)  # Fisher's z
+        assert (one.low, one.high) == pytest.approx((np.tanh(np.arctanh(r) - reach), np.tanh(np.arctanh(r) + reach)))
+    assert found[0].correlation is not None
+    assert found[0].correlation > 0.5
+    assert (found[2].correlation, found[2].low) == (None, None)
+
+
 # ---- what comes next
 
 
@@ -315,6 +353,8 @@ def test_a_recorded_search_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
         assert asked.optuna_number is not None
         p.tell(asked.optuna_number, {b: v + 0.2 * stream.normal() for b, v in truth(asked.variant).items()})
     found = explain_search("mine", home)
+    assert found.looks == ()
+    assert not any("repeated" in note for note in found.notes)
     console = Console(record=True, width=120, file=io.StringIO())
     show_explanation(found, console)
     output = console.export_text()
@@ -339,6 +379,34 @@ def test_a_recorded_search_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     assert answer["next"]["name"] == p.ask(30).name
     kept = {one.path for one in tracker.client.list_artifacts(parent)}
     assert {"slices.png", "explain.json"} <= kept
+
+
+def test_repeats_and_looks_are_part_of_the_explanation(tmp_path: Path, make_trial: Callable[..., Any]) -> None:
+    home = Home(tmp_path)
+    tracker = home.tracker()
+    d = definition(seeds={"most": 3, "share": 0.9}, early_stopping={})
+    parent = tracker.start_study("mine", "sweep", d.model_dump(mode="json"))
+    tracker.tag(parent, benchmarks=json.dumps(list(BENCHMARKS)))
+    p = OptunaProposer(d, BENCHMARKS, home.search_store("mine"), parent)
+    for trial in range(FEWEST):
+        asked = p.ask(trial)
+        assert asked.optuna_number is not None
+        p.tell(asked.optuna_number, truth(asked.variant), {4: {b: v - 1 for b, v in truth(asked.variant).items()}})
+    away = explain_search("mine", home).notes
+    assert any(
+        "A variant on the front may be repeated first: the study's book, which tells, is not in" in n for n in away
+    )
+    ledger = Ledger(home.folder("mine") / "ledger.db")
+    for name, value in (("hw", 30.0), ("delta", 20.0)):
+        row = ledger.open_trial(name, "search", make_trial().model_dump_json())
+        ledger.update(row.number, status="finished", result={"accuracies": dict.fromkeys(BENCHMARKS, value)})
+    ledger.close()
+    found = explain_search("mine", home)
+    assert "Before that hw is repeated with seed 1: it is on the front." in found.notes
+    assert [one["correlation"] for one in found.to_dict()["looks"]] == [pytest.approx(1.0)] * 3
+    console = Console(record=True, width=120, file=io.StringIO())
+    show_explanation(found, console)
+    assert "Early looks against the end" in console.export_text()
 
 
 def test_what_cannot_be_explained_is_said(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from equipoise.platform import director
-from equipoise.platform.cost import Budget
+from equipoise.platform.cost import Budget, Cost
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.director import Director
 from equipoise.platform.halving import EarlyStopping, SeedFidelity
@@ -105,6 +105,7 @@ class Sweep:
             seeds=self.definition.seeds,
             budget=self.definition.budget,
             prices=self.definition.prices,
+            resources=self.definition.resources,
         )
         self.director.reconcile()
         return self.director
@@ -342,6 +343,29 @@ def test_a_rung_that_comes_again_gets_the_answer_it_got(sweep: Callable[..., Swe
     assert not s.director.judge(stopped.number, max(stopped.rungs), dict.fromkeys(BENCHMARKS, 100.0))
 
 
+def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: Callable[..., Sweep]) -> None:
+    """On Ray Train its workers end themselves, and until they have Tune may start it again."""
+    s = sweep("a", resources={"workers": 2})
+    config: dict[str, Any] | None = None
+    while (config := s.director.suggest("ray")) is not None:
+        number = config["number"]
+        s.director.started(number)
+        settings = TrialSettings.model_validate_json(config["settings"])
+        steps = (config["rungs"] or {"steps": []})["steps"]
+        if not all(s.director.judge(number, step, s.scores(settings, step / 6)) for step in steps):
+            break
+        s.complete(number)
+    assert config is not None
+    first, number = s.ledger[config["number"]], config["number"]
+    s.director.died(number)
+    s.director.started(number)
+    assert (s.ledger[number].status, s.ledger[number].attempts) == ("stopped", 2)
+    assert not any(s.director.judge(number, step, dict.fromkeys(BENCHMARKS, 100.0)) for step in first.rungs)
+    s.director.ended(number, None)
+    assert (s.ledger[number].status, s.ledger[number].rungs) == ("stopped", first.rungs)
+    assert s.optuna()[first.optuna_number or 0].state == TrialState.PRUNED
+
+
 def test_a_book_from_before_early_stopping_is_read(tmp_path: Path) -> None:
     import sqlite3
 
@@ -423,14 +447,89 @@ def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Clock, s
 def test_a_search_ends_with_its_budget_and_goes_on_with_a_larger_one(clock: Clock, sweep: Callable[..., Sweep]) -> None:
     s = sweep("a", start=[], budget="0.025cpu-h")  # 90 s
     ran = 0
+    assert s.director.budget_note() is None
     while (config := s.director.suggest("ray")) is not None:
         s.director.started(config["number"])
         clock.now += 40
         s.complete(config["number"])
         ran += 1
-    assert ran == 3  # the third was asked for with 80 s spent
+    assert ran == 2  # the control, and one trial: a third does not fit into the 10 s that are left
     assert s.director.remaining() == 0
-    assert s.director.spent("cpu") == pytest.approx(120 / 3600)
+    assert s.director.spent("cpu") == pytest.approx(80 / 3600)
+    note = s.director.budget_note()
+    assert note is not None
+    assert note.startswith(
+        "The budget of 0.025cpu-h holds no further trial: 0.0222 are spent, another takes about 0.0111"
+    )
+    assert "1 of the search's 12 trials were run; --resume with a larger --budget runs more." in note
     s.definition = s.definition.model_copy(update={"budget": Budget(hours=0.04, unit="cpu")})  # 144 s
     s.begin()
     assert s.director.suggest("ray") is not None
+
+
+def test_a_budget_waits_for_what_trials_under_way_come_to(
+    clock: Clock, sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(director, "capacity", lambda *words: 4)
+    s = sweep("a", start=[], budget="0.05cpu-h")  # 180 s
+
+    def start() -> int:
+        assert not s.director.full()
+        config = s.director.suggest("ray")
+        assert config is not None
+        s.director.started(config["number"])
+        return int(config["number"])
+
+    def end(number: int, after: float) -> None:
+        clock.now += after
+        s.complete(number)
+
+    end(start(), 60)  # the control
+    a, b = start(), start()
+    assert s.director.full()  # 60 spent, 120 to come
+    end(a, 20)
+    c = start()  # another is expected to take 20, and so is b
+    end(b, 20)  # 40 of its own: trials take 30, and 120 are spent
+    d = start()  # 30 for c, 30 for d
+    assert s.director.full()
+    end(c, 1)  # 21: trials take 27
+    assert s.director.full()
+    end(d, 1)  # 2
+    e = start()
+    assert s.director.full()
+    end(e, 30)
+    assert not s.director.full()
+    assert s.director.suggest("ray") is None
+    assert s.director.remaining() == 0
+    assert s.director.spent("cpu") == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
+
+
+def test_what_holds_nothing_costs_nothing(clock: Clock, sweep: Callable[..., Sweep]) -> None:
+    s = sweep("a", start=[])
+    config = s.director.suggest("ray")
+    assert config is not None
+    number = config["number"]
+    s.director.started(number)
+    clock.now += 11
+    s.director.reported(number, {PHASE: "probes", "count": 1, "total": 3})
+    assert Cost.of(s.ledger[number].cost).seconds == 11, "scoring is booked on the way as training is"
+    clock.now += 5
+    s.director.died(number)
+    clock.now += 600  # its node is gone, and another comes
+    s.director.started(number)
+    clock.now += 7
+    s.complete(number)
+    assert Cost.of(s.ledger[number].cost).seconds == 11 + 5 + 7
+
+
+def test_workers_of_ray_train_cost_from_their_first_report_on(clock: Clock, sweep: Callable[..., Sweep]) -> None:
+    s = sweep("a", start=[], resources={"workers": 2, "cpus_per_worker": 3})
+    config = s.director.suggest("ray")
+    assert config is not None
+    number = config["number"]
+    s.director.started(number)
+    clock.now += 600  # the cluster grows
+    s.director.reported(number, {PHASE: "setup", "count": 0, "total": 1})
+    clock.now += 10
+    s.complete(number)
+    assert Cost.of(s.ledger[number].cost) == Cost(seconds=10, cpu_seconds=60)

@@ -293,6 +293,9 @@ def test_space_show_explains_a_space(tmp_path: Path) -> None:
         "max_total_weight": 2.5,
         "constraints": {"max_loss": {"mini_in": 1.5}},
         "warm_start": "before",
+        "early_stopping": {"rungs": 2},
+        "seeds": {},
+        "budget": "2cpu-h",
     }))  # fmt: skip
     ran = CliRunner().invoke(cli, ["space", "show", str(path)], catch_exceptions=False)
     assert ran.exit_code == 0
@@ -306,7 +309,10 @@ def test_space_show_explains_a_space(tmp_path: Path) -> None:
         "sum to at most 2.5",
         "lose more than 1.5 on mini_in",
         "Tried first: hw, motion_guided.",
-        "Starts from the finished trials of study before.",
+        "Warm start from study before: its finished trials count; from another regime, its best mixes are tried first.",
+        "Stopped early at 1/9, 1/3 of the training: all but the best one in 3 there.",
+        "Mixes on the front earn up to 3 seeds, in at most 25% of the trials.",
+        "Stops at 2cpu-h.",
         "2 of 27 published variants lie in the space.",
         "not fwm: it uses static_appearance, which the search space does not name",
     ):
@@ -323,5 +329,6 @@ def test_space_show_explains_a_space(tmp_path: Path) -> None:
 def test_the_shipped_spaces_are_explained() -> None:
     answer = json.loads(CliRunner().invoke(cli, ["space", "show", "full", "--json"]).output)
     assert answer["dimensions"]["weights"] == 18
+    assert answer["early_stopping"]["rungs"] == 1
     with pytest.raises(SettingsError, match=r"unknown search space 'fulll'; did you mean 'full'\?"):
         CliRunner().invoke(cli, ["space", "show", "fulll"], catch_exceptions=False)

@@ -25,6 +25,7 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.evaluation import frozen_encoder
 from equipoise.platform.home import Home
 from equipoise.platform.ledger import Ledger
+from equipoise.platform.record import definition_of
 from equipoise.platform.registry import load_encoder
 from equipoise.platform.tracking import Tracker, TrackingError
 
@@ -105,8 +106,10 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
 
     with pytest.raises(StudyError, match="go on with --resume"):
         study.sweep(definition, home, quiet=True)
-    more = SweepDefinition.model_validate(space(tiny_data, trials=4))
+    more = SweepDefinition.model_validate(space(tiny_data, trials=4, prices={"cpu_hour": 36.0}))
     assert study.sweep(more, home, quiet=True, resume=True).complete
+    recorded = definition_of(tracker, parent)
+    assert (recorded["trials"], recorded["prices"]["cpu_hour"]) == (4, 36.0), "what reads the record sees the newest"
     assert len(check_books(home, "tiny-sweep", 8)) == 8
     with pytest.raises(StudyError, match="was started with sampler 'tpe', now it is 'random'"):
         study.sweep(SweepDefinition.model_validate(space(tiny_data, sampler="random")), home, quiet=True, resume=True)
