@@ -75,7 +75,7 @@ for _command in (audit, claims, confirm, data, effects, explain, probe, front, r
 @click.option("--seed", type=click.IntRange(0), help="Seed of the search.")
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]))
 @click.option("--warm-start", metavar="STUDY", help="Begin with what an earlier study of this record found.")
-@click.option("--budget", metavar="HOURS", help="Ask for no further trial after 40gpu-h, or 200cpu-h.")
+@click.option("--budget", metavar="HOURS", help="End the search before it takes more than 40gpu-h, or 200cpu-h.")
 @max_loss_option
 @optuna_storage_option
 @_study_options

@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from equipoise.platform.cluster import capacity, unplaced, waiting
 from equipoise.platform.cost import Budget, Cost, Prices
@@ -19,7 +18,8 @@ from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.halving import EarlyStopping, SeedFidelity, goes_on
 from equipoise.platform.halving_seeds import due
 from equipoise.platform.home import Paths
-from equipoise.platform.ledger import ENDED, OPEN, SEARCHED, Ledger, Row, Status
+from equipoise.platform.ledger import ENDED, SEARCHED, Ledger, Row, Status
+from equipoise.platform.meter import Meter
 from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer, Proposal
 from equipoise.platform.settings import Resources, TrialSettings
@@ -29,7 +29,6 @@ from equipoise.platform.trial import PHASE, write_verdict
 
 LOOK_EVERY_S = 2.0  # how often the cluster is asked what fits into it
 PATIENCE_S = 5.0  # a trial that has not started after this long gets an explanation
-PAY_EVERY_S = 10.0  # between two bookings of a trial's cost
 
 
 @dataclass
@@ -57,6 +56,7 @@ class Director:
         resources: what a trial occupies.
         concurrent: trials at once; None: as many as fit.
         halted: why no more trials are started, though there are some; None while all is well.
+        meter: of what trials cost.
     """
 
     study: str
@@ -82,12 +82,14 @@ class Director:
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     stopped: set[int] = field(default_factory=set)
-    _costs: dict[int, Cost] = field(default_factory=dict)
-    _paid: dict[int, float] = field(default_factory=dict)
+    meter: Meter = field(init=False)
     _slots: int = 0
     _looked: float = -math.inf
     _explained: float = -math.inf
     _idle: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.ledger, self.resources)
 
     def planned(self) -> int:
         """Trials of the whole study."""
@@ -101,36 +103,16 @@ class Director:
 
     def _unasked(self) -> int:
         """Trials of the search that have no identity yet; none where the budget does not hold one more."""
-        return self._left() if self._affordable() else 0
+        return self._left() if self.meter.holds_another(self.budget) else 0
 
     def _left(self) -> int:
         return max(0, self.searched - sum(r.role in SEARCHED for r in self.ledger.rows()))
 
-    def _affordable(self) -> bool:
-        """Whether the budget holds another trial besides those under way, by what trials have cost so far."""
-        if self.budget is None:
-            return True
-        spent, to_come, another = self._outlook(self.budget)
-        return spent < self.budget.hours and spent + to_come + another <= self.budget.hours
-
-    def _outlook(self, budget: Budget) -> tuple[float, float, float]:
-        """Hours spent, hours that trials under way will still take, and hours of another trial.
-
-        A trial is expected to take what those of the search took that have ended, stopped ones included; before there
-        is one, what the longest control took; and before that nothing is known.
-        """
-        hours = self._hours(budget.unit)
-        ended = self.ledger.rows(*ENDED)
-        searched = [hours[r.number] for r in ended if r.role in SEARCHED]
-        another = fmean(searched) if searched else max((hours[r.number] for r in ended), default=0.0)
-        to_come = sum(max(another - hours[r.number], 0.0) for r in self.ledger.rows(*OPEN))
-        return sum(hours.values()), to_come, another
-
     def budget_note(self) -> str | None:
         """What the budget left undone, in a sentence; None where it left nothing."""
-        if self.budget is None or self._affordable() or not self._left():
+        if self.budget is None or self.meter.holds_another(self.budget) or not self._left():
             return None
-        spent, _, another = self._outlook(self.budget)
+        spent, _, another = self.meter.outlook(self.budget.unit)
         return (
             f"The budget of {self.budget} holds no further trial: {spent:.3g} are spent, another takes about "
             f"{another:.3g}. {self.searched - self._left()} of the search's {self.searched} trials were run; --resume "
@@ -153,7 +135,7 @@ class Director:
             return True
         # What is under way may cost less than expected, so nothing is given up before it has ended.
         waits = under_way and not self.ledger.rows("interrupted", "proposed") and self._left()
-        return bool(waits) and not self._affordable()
+        return bool(waits) and not self.meter.holds_another(self.budget)
 
     def explain(self) -> None:
         """Say what trials wait for that do not start; called all the time."""
@@ -227,50 +209,19 @@ class Director:
         settings: TrialSettings = self.make(first.name, variant, seed)
         return self.ledger.open_trial(first.name, "repeat", settings.model_dump_json())
 
-    def spent(self, unit: Literal["cpu", "gpu"]) -> float:
-        """Hours that the study has cost so far, controls and lost work included."""
-        return sum(self._hours(unit).values())
-
-    def _hours(self, unit: Literal["cpu", "gpu"]) -> dict[int, float]:
-        """By trial, hours that it has cost so far."""
-        booked = {r.number: Cost.of(r.cost) for r in self.ledger.rows()}
-        return {number: cost.hours(unit) for number, cost in (booked | self._costs).items()}
-
     # ---- what happened
-
-    def _pay(self, number: int, trained: float | None = None, leaves: bool = False) -> None:
-        """Count a trial's time up to now, and book it now and then, so that a driver that dies forgets little.
-
-        Args:
-            number: of the trial.
-            trained: seconds of training behind what it just reported.
-            leaves: its resources are free now.
-        """
-        if number not in self._costs:
-            return
-        now = time.monotonic()
-        cost = self._costs[number].plus(now - self._paid.get(number, now), self.resources)
-        self._costs[number], self._paid[number] = cost if trained is None else cost.heard(trained), now
-        new, booked = self._costs[number], Cost.of(self.ledger[number].cost)
-        if leaves or new.seconds - booked.seconds > PAY_EVERY_S or new.lost > booked.lost:
-            self.ledger.update(number, cost=new.to_dict())
-        if leaves:
-            del self._costs[number], self._paid[number]
 
     def died(self, number: int) -> None:
         """A trial's process died, and it will start again: until then it holds nothing."""
-        self._pay(number, leaves=True)
+        self.meter.pay(number, leaves=True)
 
     def started(self, number: int) -> None:
         """A trial's process starts, for the first time or again after its process died."""
         row = self.ledger[number]
-        self._pay(number, leaves=True)  # what its process before this one had
+        self.meter.start(number)
         # One that was stopped early, and whose process died before its end, stays stopped.
         status: Status = "stopped" if row.status == "stopped" else "running"
         row = self.ledger.update(number, status=status, attempts=row.attempts + 1)
-        self._costs[number] = Cost.of(row.cost)
-        if not self.resources.uses_train:
-            self._paid[number] = time.monotonic()  # workers of Ray Train hold resources from their first report on
         assert row.run_id is not None
         self.tracker.running(row.run_id)
         settings = TrialSettings.model_validate_json(row.settings or "")
@@ -280,7 +231,7 @@ class Director:
         """A trial reported."""
         row = self.ledger[number]
         phase = result.get(PHASE)
-        self._pay(number, result["metrics"].get("seconds") if phase == "pretrain" else None)
+        self.meter.pay(number, result["metrics"].get("seconds") if phase == "pretrain" else None)
         if phase == "pretrain":
             metrics = dict(result["metrics"])
             step = int(metrics.pop("step"))
@@ -331,7 +282,7 @@ class Director:
 
     def ended(self, number: int, error: str | None) -> None:
         """A trial ended for good; Optuna and MLflow are told after the book."""
-        self._pay(number, leaves=True)
+        self.meter.pay(number, leaves=True)
         row = self.ledger[number]
         if row.status == "stopped":
             self.settle(row)
@@ -392,7 +343,7 @@ class Director:
         return rows
 
     def _interrupted(self, row: Row) -> None:
-        self._pay(row.number, leaves=True)
+        self.meter.pay(row.number, leaves=True)
         row = self.ledger.update(row.number, status="interrupted")
         if row.run_id is not None:
             self.tracker.end(row.run_id, "interrupted")

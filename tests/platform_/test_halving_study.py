@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from equipoise.platform import director
+from equipoise.platform import director, meter
 from equipoise.platform.cost import Budget, Cost
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.director import Director
@@ -393,6 +393,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(director, "time", found)
+    monkeypatch.setattr(meter, "time", found)
     return found
 
 
@@ -455,7 +456,7 @@ def test_a_search_ends_with_its_budget_and_goes_on_with_a_larger_one(clock: Cloc
         ran += 1
     assert ran == 2  # the control, and one trial: a third does not fit into the 10 s that are left
     assert s.director.remaining() == 0
-    assert s.director.spent("cpu") == pytest.approx(80 / 3600)
+    assert sum(s.director.meter.hours("cpu").values()) == pytest.approx(80 / 3600)
     note = s.director.budget_note()
     assert note is not None
     assert note.startswith(
@@ -501,7 +502,7 @@ def test_a_budget_waits_for_what_trials_under_way_come_to(
     assert not s.director.full()
     assert s.director.suggest("ray") is None
     assert s.director.remaining() == 0
-    assert s.director.spent("cpu") == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
+    assert sum(s.director.meter.hours("cpu").values()) == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
 
 
 def test_what_holds_nothing_costs_nothing(clock: Clock, sweep: Callable[..., Sweep]) -> None:

@@ -1,0 +1,81 @@
+"""The meter of a study: what its trials under way cost, booked as they go, and whether a budget holds another."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Literal
+
+from equipoise.platform.cost import Budget, Cost
+from equipoise.platform.ledger import ENDED, OPEN, SEARCHED, Ledger
+from equipoise.platform.settings import Resources
+
+PAY_EVERY_S = 10.0  # between two bookings of a trial's cost
+
+
+@dataclass
+class Meter:
+    """Counts the time of trials under way.
+
+    Attributes:
+        ledger: where it is booked.
+        resources: what a trial occupies.
+    """
+
+    ledger: Ledger
+    resources: Resources
+    _costs: dict[int, Cost] = field(default_factory=dict)
+    _paid: dict[int, float] = field(default_factory=dict)
+
+    def start(self, number: int) -> None:
+        """A trial's process starts. Workers of Ray Train hold resources from their first report on, any other now."""
+        self.pay(number, leaves=True)  # what its process before this one had
+        self._costs[number] = Cost.of(self.ledger[number].cost)
+        if not self.resources.uses_train:
+            self._paid[number] = time.monotonic()
+
+    def pay(self, number: int, trained: float | None = None, leaves: bool = False) -> None:
+        """Count a trial's time up to now, and book it now and then, so that a driver that dies forgets little.
+
+        Args:
+            number: of the trial.
+            trained: seconds of training behind what it just reported.
+            leaves: its resources are free now.
+        """
+        if number not in self._costs:
+            return
+        now = time.monotonic()
+        new = self._costs[number].plus(now - self._paid.get(number, now), self.resources)
+        new = new if trained is None else new.heard(trained)
+        self._costs[number], self._paid[number] = new, now
+        booked = Cost.of(self.ledger[number].cost)
+        if leaves or new.seconds - booked.seconds > PAY_EVERY_S or new.lost > booked.lost:
+            self.ledger.update(number, cost=new.to_dict())
+        if leaves:
+            del self._costs[number], self._paid[number]
+
+    def hours(self, unit: Literal["cpu", "gpu"]) -> dict[int, float]:
+        """By trial, hours that it has cost so far; controls and lost work included."""
+        booked = {r.number: Cost.of(r.cost) for r in self.ledger.rows()}
+        return {number: cost.hours(unit) for number, cost in (booked | self._costs).items()}
+
+    def outlook(self, unit: Literal["cpu", "gpu"]) -> tuple[float, float, float]:
+        """Hours spent, hours that trials under way will still take, and hours of another trial.
+
+        A trial is expected to take what those of the search took that have ended, stopped ones included; before there
+        is one, what the longest control took; and before that nothing is known.
+        """
+        hours = self.hours(unit)
+        ended = self.ledger.rows(*ENDED)
+        searched = [hours[r.number] for r in ended if r.role in SEARCHED]
+        another = fmean(searched) if searched else max((hours[r.number] for r in ended), default=0.0)
+        to_come = sum(max(another - hours[r.number], 0.0) for r in self.ledger.rows(*OPEN))
+        return sum(hours.values()), to_come, another
+
+    def holds_another(self, budget: Budget | None) -> bool:
+        """Whether a budget holds another trial besides those under way, by what trials have cost so far."""
+        if budget is None:
+            return True
+        spent, to_come, another = self.outlook(budget.unit)
+        return spent < budget.hours and spent + to_come + another <= budget.hours
