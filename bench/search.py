@@ -184,12 +184,13 @@ STOPPING = {
 
 
 def strategies(names: Sequence[str]) -> list[Strategy]:
-    """What is compared: samplers, each perhaps with a way to stop early and with repeats, ``tpe+stop+seeds``."""
+    """What is compared: samplers, perhaps with a way to stop early, repeats, blind looks: ``tpe+stop+seeds``."""
     found = []
     for name in names:
         sampler, *more = name.split("+")
         stopping = next((STOPPING[word] for word in more if word in STOPPING), None)
-        found.append(Strategy(sampler, stopping, SeedFidelity() if "seeds" in more else None))
+        seeds = SeedFidelity() if "seeds" in more else None
+        found.append(Strategy(sampler, stopping, seeds, blind="blind" in more))
     return found
 
 

@@ -46,12 +46,14 @@ class Strategy:
         stopping: early stopping, or None.
         seeds: repeats of promising variants, or None.
         source: how far the world of an earlier search goes with this one, whose best mixes are tried first; or None.
+        blind: looks tell nothing of the end: the worst case for early stopping.
     """
 
     sampler: str
     stopping: EarlyStopping | None = None
     seeds: SeedFidelity | None = None
     source: float | None = None
+    blind: bool = False
 
     @property
     def name(self) -> str:
@@ -61,6 +63,7 @@ class Strategy:
             given = self.stopping.model_dump(exclude_defaults=True)
             parts.append(" ".join(["stopping", *(f"{k.split('_')[0]} {v}" for k, v in given.items())]))
         parts += ["seeds"] if self.seeds is not None else []
+        parts += ["blind looks"] if self.blind else []
         return " + ".join(parts) + ("" if self.source is None else f" after a source at {self.source:g}")
 
 
@@ -149,7 +152,11 @@ class Search:
             row = Row(
                 number, proposal.name, "search", "running", settings, optuna_number, None, None, 1, None, {}, None, None
             )
-        self.plays[number] = self.world.play(self.truths[row.name], [s / STEPS for s in self.rungs], self.noise)
+        shares = [s / STEPS for s in self.rungs]
+        rungs, final = self.world.play(self.truths[row.name], shares, self.noise)
+        if self.strategy.blind:
+            rungs, _ = self.world.play(self.world.truth(np.zeros(len(self.definition.objectives))), shares, self.noise)
+        self.plays[number] = (rungs, final)
         self.rows[number] = row
         return row
 

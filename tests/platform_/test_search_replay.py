@@ -127,3 +127,18 @@ def test_tables_go_under_their_own_mark(bench: Any) -> None:
     assert first == "A\n<!-- one -->\n\nnew\n\n<!-- end -->\nB\n<!-- two -->\nold too"
     assert placed(first, "two", "new") == "A\n<!-- one -->\n\nnew\n\n<!-- end -->\nB\n<!-- two -->\n\nnew"
     assert placed(first, "one", "new\n") == first
+
+
+def test_blind_looks_are_the_same_for_every_mix(bench: Any) -> None:
+    worlds, replay = bench("search_worlds"), bench("search_replay")
+    halving = importlib.import_module("equipoise.platform.halving")
+    told = {}
+    for blind in (False, True):
+        search = replay.Search(
+            worlds.TestFunction("dtlz2", 1), replay.Strategy("random", halving.EarlyStopping(), blind=blind), 1
+        )
+        search.run(60)
+        pairs = [(r.rungs[240]["one"], search.truths[r.name][0]) for r in search.rows.values()]
+        told[blind] = float(np.corrcoef(np.array(pairs).T)[0, 1])
+    assert told[False] > 0.5
+    assert abs(told[True]) < 0.3
