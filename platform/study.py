@@ -36,6 +36,7 @@ GIVEN = "given"  # fact of a study's book: what the command line changed of its 
 SPACE = "search space"  # key of a sweep's space among the mixes that are audited; no variant can have that name
 # What may change between a study's start and its resumption without changing what its trials are.
 MAY_CHANGE = ("trials", "budget", "prices", "concurrent", "retries", "resources", "description")
+MAY_END = "early_stopping"  # may be left out from a resumption on: its looks may turn out to tell nothing
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,8 @@ def _parent(
     now = definition.model_dump(mode="json")
     before = ledger.fact("definition")
     if before is not None:
-        changed = [k for k in now if k not in MAY_CHANGE and now[k] != before.get(k)]
+        differs = [k for k in now if k not in MAY_CHANGE and now[k] != before.get(k)]
+        changed = [k for k in differs if k != MAY_END or now[k] is not None]
         if changed:
             key = changed[0]
             raise StudyError(

@@ -12,12 +12,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from equipoise.platform import director, meter
+from equipoise.platform import director, meter, study
 from equipoise.platform.cost import Budget, Cost
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.director import Director
+from equipoise.platform.errors import StudyError
 from equipoise.platform.halving import EarlyStopping, SeedFidelity
-from equipoise.platform.home import Paths
+from equipoise.platform.home import Home, Paths
 from equipoise.platform.ledger import Ledger, Row
 from equipoise.platform.progress import StudyDisplay
 from equipoise.platform.proposals import OptunaProposer, SearchStore
@@ -534,3 +535,35 @@ def test_workers_of_ray_train_cost_from_their_first_report_on(clock: Clock, swee
     clock.now += 10
     s.complete(number)
     assert Cost.of(s.ledger[number].cost) == Cost(seconds=10, cpu_seconds=60)
+
+
+def test_early_stopping_may_be_given_up_and_not_changed(tmp_path: Path, make_trial: Make) -> None:
+    content = {"name": "s", "regime": "miniature", "preset": "nano", "trials": 12, "control_seeds": [0]}
+    content |= {"objectives": {"delta": {"low": 0.1, "high": 2.0}}}
+    ledger, tracker = Ledger(tmp_path / "ledger.db"), Home(tmp_path).tracker()
+
+    def parent(**change: Any) -> str:
+        return study._parent(
+            parse(SweepDefinition, content | change, "s"), "sweep", ledger, tracker, make_trial(), False
+        )
+
+    first = parent(early_stopping={"rungs": 2})
+    with pytest.raises(StudyError, match=r"was started with early_stopping \{'rungs': 2"):
+        parent(early_stopping={})
+    assert parent() == first
+    assert parent() == first
+    with pytest.raises(StudyError, match="was started with early_stopping None"):
+        parent(early_stopping={})
+    ledger.close()
+
+
+def test_a_search_goes_on_without_early_stopping(sweep: Callable[..., Sweep]) -> None:
+    s = sweep("a")
+    for _ in range(6):
+        s.trial()
+    s.definition = s.definition.model_copy(update={"early_stopping": None})
+    s.begin()
+    before = len(s.ledger.rows())
+    rows = s.finish()
+    assert {(r.status, len(r.rungs)) for r in rows[before:]} == {("finished", 0)}
+    assert sum(r.role == "search" for r in rows) == 12
