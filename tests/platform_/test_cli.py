@@ -147,7 +147,7 @@ def test_resuming_remembers_what_the_command_line_changed(
     monkeypatch.setattr(study, "ray_cluster", lambda *args, **more: contextlib.nullcontext())
     monkeypatch.setattr(study, "run", run)
     place = ("--home", tmp_path / "home")
-    changes = ("--sampler", "random", "--trials", "9", "--max-loss", "mini_dive=1.5", "--set", "optimisation.steps=3")
+    changes = ("--sampler", "nsga2", "--trials", "9", "--max-loss", "mini_dive=1.5", "--set", "optimisation.steps=3")
     code, _, err = call("sweep", "quickstart", *changes, "--workers", "2", *place)
     assert code == 130
     again = shlex.split(err[err.index("equipoise sweep") :].strip())[1:]
@@ -157,15 +157,15 @@ def test_resuming_remembers_what_the_command_line_changed(
     assert code == 130, err
     (first, _), (second, resources) = seen
     assert second.model_copy(update={"trials": 9, "resources": first.resources}) == first
-    assert first.sampler == "random"
+    assert first.sampler == "nsga2"
     assert first.constraints.max_loss == {"mini_dive": 1.5}
     assert first.set == ("optimisation.steps=700", "optimisation.steps=3")
     assert (second.trials, resources.workers, resources.cpus_per_worker) == (12, 2, 2)
-    assert "was started with sampler 'random', now it is 'tpe'" in sentence(*call(*again, "--sampler", "tpe"))
+    assert "was started with sampler 'nsga2', now it is 'tpe'" in sentence(*call(*again, "--sampler", "tpe"))
     call(*again)
     assert seen[-1][0].trials == 12
     book = Ledger(tmp_path / "home" / "studies" / "quickstart" / "ledger.db")
-    assert book.fact("definition")["sampler"] == "random"
+    assert book.fact("definition")["sampler"] == "nsga2"
     book.close()
 
 

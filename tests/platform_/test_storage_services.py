@@ -40,6 +40,7 @@ from equipoise.platform.proposals import OptunaProposer, SearchStore
 from equipoise.platform.settings import TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.trial import PHASE
 
 pytestmark = pytest.mark.slow
 
@@ -273,7 +274,9 @@ def test_a_worker_of_ray_train_goes_on_from_an_object_store(
 
     def kill_once(self: Director, number: int, result: dict[str, Any]) -> None:
         reported(self, number, result)
-        steps.append(result.get("metrics", {}).get("step", 0))
+        if result[PHASE] != "pretrain":
+            return
+        steps.append(result["metrics"]["step"])
         if not killed and steps[-1] >= 20:
             killed.extend(pid for pid, title in descendants() if "RayTrainWorker" in title)
             os.kill(killed[0], signal.SIGKILL)
