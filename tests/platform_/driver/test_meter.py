@@ -1,0 +1,153 @@
+"""What trials cost as a search goes on, and a budget that ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from equipoise.platform import director
+from equipoise.platform.cost import Budget, Cost
+from equipoise.platform.trial import PHASE
+
+Begin = Callable[..., Any]
+
+
+def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, sweep: Begin) -> None:
+    s = sweep("a", start=[], prices={"cpu_hour": 36.0})
+    config = s.director.suggest("ray")
+    assert config is not None
+    number = config["number"]
+
+    def cost() -> dict[str, float]:
+        found: dict[str, float] | None = s.ledger[number].cost
+        assert found is not None
+        return found
+
+    def start() -> None:
+        config = s.director.suggest("ray")
+        assert config is not None
+        assert config["number"] == number
+        s.director.started(number)
+
+    def report(step: int, seconds: float) -> None:
+        s.director.reported(
+            number, {"phase": "pretrain", "total": 9, "metrics": {"step": step, "loss": 1.0, "seconds": seconds}}
+        )
+
+    s.director.started(number)
+    clock.now += 4
+    report(1, 3.0)
+    assert s.ledger[number].cost is None  # a booking costs a write to the disk: not for every report
+    clock.now += 8
+    report(3, 11.0)
+    assert cost() == {"seconds": 12, "cpu_seconds": 12, "gpu_seconds": 0, "trained": 11.0, "lost": 0}
+    clock.now += 500  # the driver dies, and comes back much later
+    s.begin()
+    start()
+    clock.now += 2
+    report(2, 7.0)  # its checkpoint's report
+    assert (cost()["seconds"], cost()["lost"]) == (14, 4.0)
+    clock.now += 1
+    s.director.interrupt()
+    assert cost()["seconds"] == 15
+    start()
+    clock.now += 5
+    s.complete(number)
+    assert cost()["seconds"] == 20
+    logged = {k: v for _, values in s.runs.logged[s.ledger[number].key] for k, v in values.items()}
+    assert logged["usage/cpu_hours"] == pytest.approx(20 / 3600)
+    assert logged["usage/price"] == pytest.approx(0.2)
+    assert logged["usage/lost_seconds"] == 4.0
+
+
+def test_a_search_ends_with_its_budget_and_goes_on_with_a_larger_one(clock: Any, sweep: Begin) -> None:
+    s = sweep("a", start=[], budget="0.025cpu-h")  # 90 s
+    ran = 0
+    assert s.director.budget_note() is None
+    while (config := s.director.suggest("ray")) is not None:
+        s.director.started(config["number"])
+        clock.now += 40
+        s.complete(config["number"])
+        ran += 1
+    assert ran == 2  # the control, and one trial: a third does not fit into the 10 s that are left
+    assert s.director.remaining() == 0
+    assert sum(s.director.meter.hours("cpu").values()) == pytest.approx(80 / 3600)
+    note = s.director.budget_note()
+    assert note is not None
+    assert note.startswith(
+        "The budget of 0.025cpu-h holds no further trial: 0.0222 are spent, another takes about 0.0111"
+    )
+    assert "1 of the search's 12 trials were run; --resume with a larger --budget runs more." in note
+    s.definition = s.definition.model_copy(update={"budget": Budget(hours=0.04, unit="cpu")})  # 144 s
+    s.begin()
+    assert s.director.suggest("ray") is not None
+
+
+def test_a_budget_waits_for_what_trials_under_way_come_to(
+    clock: Any, sweep: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(director, "capacity", lambda *words: 4)
+    s = sweep("a", start=[], budget="0.05cpu-h")  # 180 s
+
+    def start() -> int:
+        assert not s.director.full()
+        config = s.director.suggest("ray")
+        assert config is not None
+        s.director.started(config["number"])
+        return int(config["number"])
+
+    def end(number: int, after: float) -> None:
+        clock.now += after
+        s.complete(number)
+
+    end(start(), 60)  # the control
+    a, b = start(), start()
+    assert s.director.full()  # 60 spent, 120 to come
+    end(a, 20)
+    c = start()  # another is expected to take 20, and so is b
+    end(b, 20)  # 40 of its own: trials take 30, and 120 are spent
+    d = start()  # 30 for c, 30 for d
+    assert s.director.full()
+    end(c, 1)  # 21: trials take 27
+    assert s.director.full()
+    end(d, 1)  # 2
+    e = start()
+    assert s.director.full()
+    end(e, 30)
+    assert not s.director.full()
+    assert s.director.suggest("ray") is None
+    assert s.director.remaining() == 0
+    assert sum(s.director.meter.hours("cpu").values()) == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
+
+
+def test_what_holds_nothing_costs_nothing(clock: Any, sweep: Begin) -> None:
+    s = sweep("a", start=[])
+    config = s.director.suggest("ray")
+    assert config is not None
+    number = config["number"]
+    s.director.started(number)
+    clock.now += 11
+    s.director.reported(number, {PHASE: "probes", "count": 1, "total": 3})
+    assert Cost.of(s.ledger[number].cost).seconds == 11, "scoring is booked on the way as training is"
+    clock.now += 5
+    s.director.died(number)
+    clock.now += 600  # its node is gone, and another comes
+    s.director.started(number)
+    clock.now += 7
+    s.complete(number)
+    assert Cost.of(s.ledger[number].cost).seconds == 11 + 5 + 7
+
+
+def test_workers_of_ray_train_cost_from_their_first_report_on(clock: Any, sweep: Begin) -> None:
+    s = sweep("a", start=[], resources={"workers": 2, "cpus_per_worker": 3})
+    config = s.director.suggest("ray")
+    assert config is not None
+    number = config["number"]
+    s.director.started(number)
+    clock.now += 600  # the cluster grows
+    s.director.reported(number, {PHASE: "setup", "count": 0, "total": 1})
+    clock.now += 10
+    s.complete(number)
+    assert Cost.of(s.ledger[number].cost) == Cost(seconds=10, cpu_seconds=60)
