@@ -15,6 +15,8 @@ from equipoise.platform.mix import CONTROLS, variants
 from equipoise.platform.settings import RECORDS, Variant
 from equipoise.platform.space import SCHEDULE, Choice, Range, Span
 
+MANY_OFF = 0.05  # share of mixes with nothing on from which on it is worth a word
+
 
 def published_of(definition: SweepDefinition) -> tuple[dict[str, Variant], dict[str, str]]:
     """Published variants that lie in the space, and for the others why they do not."""
@@ -46,6 +48,7 @@ def space_record(definition: SweepDefinition) -> dict[str, Any]:
             "conditional": len(d.dimensions) - len(d.objectives),
         },
         "expected_on": math.fsum(1 - r.off_probability for r in d.objectives.values()),
+        "all_off": math.prod(r.off_probability for r in d.objectives.values()),
         "objectives": {name: _objective(name, r) for name, r in d.objectives.items()},
         "max_total_weight": d.max_total_weight,
         "constraints": None if d.constraints is None else d.constraints.model_dump(mode="json"),
@@ -113,6 +116,11 @@ def _branch(branch: Tree, named: Mapping[str, Range]) -> None:
 
 def _sentences(d: SweepDefinition, record: Mapping[str, Any]) -> list[str]:
     said = [f"A random mix has {record['expected_on']:.1f} of {len(d.objectives)} objectives on."]
+    if record["all_off"] > MANY_OFF:
+        said.append(
+            f"{record['all_off']:.0%} of random mixes have none on and train the baseline again: "
+            "a lower off_probability makes them fewer."
+        )
     if d.max_total_weight is not None:
         said.append(f"The weights of the losses sum to at most {d.max_total_weight:g}: a mix with more is scaled down.")
     if d.constraints is not None:
