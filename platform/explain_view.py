@@ -123,6 +123,9 @@ def explain_search(study: str, home: Home, out: Path | None = None) -> Explanati
         )
     if len(found.names) < FEWEST:
         notes.append(f"No expectations: a model needs {FEWEST} finished trials, there are {len(found.names)}.")
+    told = looks(copied, benchmarks)
+    if definition.early_stopping is not None and not told:
+        notes.append(f"Nothing on early looks: whether they tell the end shows from {FEWEST} finished trials on.")
     repeat = _repeat(home, name, definition, benchmarks)
     if repeat is not None:
         notes.append(repeat)
@@ -140,9 +143,7 @@ def explain_search(study: str, home: Home, out: Path | None = None) -> Explanati
         )
         if len(found.objectives) > MOST_SLICES:
             notes.append(f"The picture has {MOST_SLICES} of {len(found.objectives)} objectives.")
-    made = Explanation(
-        name, found, tuple(shares), tuple(pairs), tuple(looks(copied, benchmarks)), coming, picture, tuple(notes)
-    )
+    made = Explanation(name, found, tuple(shares), tuple(pairs), tuple(told), coming, picture, tuple(notes))
     with tempfile.TemporaryDirectory() as temporary:
         record = Path(temporary) / RECORD
         record.write_text(json.dumps(made.to_dict(), indent=1))

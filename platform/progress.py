@@ -40,13 +40,15 @@ class StudyDisplay:
 
     Args:
         title: heading of the table.
-        planned: trials of the whole study.
         quiet: show nothing.
+
+    Attributes:
+        planned: trials of the whole study.
     """
 
-    def __init__(self, title: str, planned: int, quiet: bool = False) -> None:
+    def __init__(self, title: str, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
-        self.title, self.planned = title, planned
+        self.title, self.planned = title, 0
         self.lines: dict[str, _Line] = {}
         self.finished_before = 0
         self._waiting: str | None = None

@@ -181,12 +181,12 @@ def run_study(
             for role, name, settings in listed:
                 ledger.open_trial(name, role, settings.model_dump_json())
             ledger.set_fact("listed", True)
-        planned = len(ledger.rows()) + (definition.trials if isinstance(definition, SweepDefinition) else 0)
-        with StudyDisplay(f"{kind} {definition.name}", planned, quiet) as display:
-            director = _director(definition, home, ledger, tracker, parent, display, example, probe, manifest_hash)
+        display = StudyDisplay(f"{kind} {definition.name}", quiet)
+        director = _director(definition, home, ledger, tracker, parent, display, example, probe, manifest_hash)
+        display.planned = director.planned()
+        with display:
             tracker.on_wait(display.waiting)
             director.reconcile()
-            display.planned = director.planned()
             tracker.running(parent)
             complete = False
             try:

@@ -388,7 +388,10 @@ def test_repeats_and_looks_are_part_of_the_explanation(tmp_path: Path, make_tria
     parent = tracker.start_study("mine", "sweep", d.model_dump(mode="json"))
     tracker.tag(parent, benchmarks=json.dumps(list(BENCHMARKS)))
     p = OptunaProposer(d, BENCHMARKS, home.search_store("mine"), parent)
+    silent = "Nothing on early looks: whether they tell the end shows from 8 finished trials on."
     for trial in range(FEWEST):
+        if trial in (1, FEWEST - 1):
+            assert silent in explain_search("mine", home).notes
         asked = p.ask(trial)
         assert asked.optuna_number is not None
         p.tell(asked.optuna_number, truth(asked.variant), {4: {b: v - 1 for b, v in truth(asked.variant).items()}})
@@ -402,6 +405,7 @@ def test_repeats_and_looks_are_part_of_the_explanation(tmp_path: Path, make_tria
         ledger.update(row.number, status="finished", result={"accuracies": dict.fromkeys(BENCHMARKS, value)})
     ledger.close()
     found = explain_search("mine", home)
+    assert silent not in found.notes
     assert "Before that hw is repeated with seed 1: it is on the front." in found.notes
     assert [one["correlation"] for one in found.to_dict()["looks"]] == [pytest.approx(1.0)] * 3
     console = Console(record=True, width=120, file=io.StringIO())

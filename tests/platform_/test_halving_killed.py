@@ -78,6 +78,7 @@ def test_stopped_trials_stay_stopped_and_the_search_goes_on_where_it_was(
     time.sleep(1)  # its Ray ends with it
     done = subprocess.run([*words, "--resume"], capture_output=True, text=True, env=env, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    assert f"sweep {NAME}: {2 + TRIALS} trials\n" in done.stderr, "what an earlier driver asked for counts once"
     statuses = check_books(home, NAME, 2 + TRIALS)
     assert set(statuses.values()) == {"finished", "stopped"}
     after = {r.number: r for r in rows_of(home)}

@@ -90,7 +90,7 @@ class Sweep:
             tracker=tracker,
             parent="parent",
             paths=Paths(self.folder, self.folder),
-            display=StudyDisplay("s", 10, quiet=True),
+            display=StudyDisplay("s", quiet=True),
             benchmarks=BENCHMARKS,
             manifest_hash="0",
             proposer=OptunaProposer(self.definition, BENCHMARKS, store, "parent"),
