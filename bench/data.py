@@ -1,6 +1,7 @@
 """Clips per second and memory of the data path, each beside a plain decord DataLoader in the same run.
 
     OMP_NUM_THREADS=1 python bench/data.py decoders
+    OMP_NUM_THREADS=1 python bench/data.py damage
     OMP_NUM_THREADS=1 python bench/data.py clips
     OMP_NUM_THREADS=1 python bench/data.py waiting --preset small --batch 8
     OMP_NUM_THREADS=1 python bench/data.py evaluation --preset nano
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from equipoise.data.cache import ClipCache
-from equipoise.data.decode import _decode_decord, _decode_pyav, decode, uniform_indices
+from equipoise.data.decode import DecodeError, _decode_decord, _decode_pyav, decode, uniform_indices
 from equipoise.data.loader import ClipStream
 from equipoise.data.manifest import Manifest
 from equipoise.data.mixture import Mixture, Source
@@ -181,6 +182,34 @@ class PlainVideos(Dataset[tuple[Tensor, int]]):
             clip = clip.flip(-1)
         mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (MEAN, STD))
         return (clip / 255 - mean) / std, 0
+
+
+def damage(folder: Path, options: argparse.Namespace) -> None:
+    """What becomes of a video of which one byte has changed: refused, or decoded to which frames."""
+    kinds = {
+        "H.264 (MP4)": ("a.mp4", "libx264"),
+        "MPEG-4 (AVI)": ("b.avi", "mpeg4"),
+        "VP9 (WebM)": ("c.webm", "libvpx-vp9"),
+    }
+    head("one byte changed", "refused", "same frames", "other frames", "mean error of these, levels", "largest")
+    for what, (name, codec) in kinds.items():
+        path = folder / name
+        write_video(path, 0, 20, 320, 240, codec, 12)
+        content, rng = path.read_bytes(), np.random.default_rng(0)
+        whole = decode(path, "video").astype(int)
+        refused, errors = 0, []
+        for _ in range(options.flips):
+            changed = bytearray(content)
+            changed[rng.integers(len(content))] ^= int(rng.integers(1, 256))
+            path.write_bytes(changed)
+            try:
+                frames = decode(path, "video", frame_indices=range(len(whole)))
+                errors.append(float(np.abs(frames - whole).mean()))
+            except (DecodeError, ValueError):  # ValueError: frames of another shape, which a manifest's row refuses
+                refused += 1
+        other = [error for error in errors if error > 0]
+        shares = [f"{count / options.flips:.0%}" for count in (refused, len(errors) - len(other), len(other))]
+        row(what, *shares, float(np.mean(other)) if other else "", max(other, default=0.0))
 
 
 def plain(manifest: Manifest, workers: int, batches: int, whole: bool) -> dict[str, float]:
@@ -514,10 +543,11 @@ def probes(folder: Path, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parts: dict[str, Callable[[Path, argparse.Namespace], None]] = {
-        f.__name__: f for f in (decoders, clips, waiting, evaluation, probes, trial)
+        f.__name__: f for f in (decoders, damage, clips, waiting, evaluation, probes, trial)
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(parts))
+    parser.add_argument("--flips", type=int, default=500, help="of one byte each, for each kind of file")
     parser.add_argument("--clips", type=int, default=64, help="video files")
     parser.add_argument("--batches", type=int, default=4, help="of 32 clips, from plain decord")
     parser.add_argument("--preset", default="small")

@@ -3,7 +3,7 @@
 PyAV decodes; decord does where ``EQUIPOISE_DECODER=decord`` asks for it. Both give the same frames; bench/data.md says
 what each costs and which files end a process that reads them with decord. A decoder is opened inside the call, so that
 no handle is shared between processes. Nothing is retried, skipped or replaced here: a file that fails raises
-`DecodeError`.
+`DecodeError`. Not every damage fails: codecs decode some of it to other pictures, which only a manifest's sha256 tells.
 """
 
 from __future__ import annotations

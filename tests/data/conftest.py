@@ -62,7 +62,8 @@ def _encode(
     title: str | None = None,
     **options: str,
 ) -> bytes:
-    """A video file; ``times`` in ms, 12 frames a second if not given; more options are the container's."""
+    """A video file, always the same bytes; ``times`` in ms, 12 frames a second if not given; more options: FFmpeg's."""
+    options = {"fflags": "+bitexact"} | options  # Matroska's identifiers are drawn at random otherwise
     content = io.BytesIO()
     with av.open(content, "w", format=container, options=options) as file:
         if title is not None:
@@ -70,7 +71,9 @@ def _encode(
         stream = file.add_stream(codec, rate=12)
         stream.width, stream.height, stream.pix_fmt, stream.thread_count = width, height, pixels, 1
         if codec == "libx264":
-            stream.options = {"preset": "veryfast", "g": "8", "bf": "2"}
+            # Either, left on, reads what happens to lie in memory: the bytes then differ from time to time.
+            fixed = "no-mbtree=1:b-adapt=0"
+            stream.options = {"preset": "veryfast", "g": "8", "bf": "2", "x264-params": fixed}
         if codec == "libvpx-vp9":
             stream.options = {"deadline": "realtime", "cpu-used": "8"}
         stream.codec_context.time_base = Fraction(1, 1000)
