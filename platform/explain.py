@@ -443,7 +443,7 @@ def _reasons(definition: SweepDefinition, variant: Variant, models: Mapping[str,
             continue
         without = at.copy()
         without[place] = 0.0
-        parts = [f"{m.expects(at)[0] - m.expects(without)[0]:+.2f} on {b}" for b, m in models.items()]
+        parts = [f"{m.expects(at)[0] - m.expects(without)[0]:+z.2f} on {b}" for b, m in models.items()]
         said.append(f"{name} {variant.objectives[name].weight:.3g} in it: expected {', '.join(parts)}.")
     return said
 
