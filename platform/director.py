@@ -113,9 +113,10 @@ class Director:
         if self.budget is None or self.meter.holds_another(self.budget) or not self._left():
             return None
         spent, _, another = self.meter.outlook(self.budget.unit)
+        about = "" if another is None else f", another takes about {another:.3g}"
         return (
-            f"The budget of {self.budget} holds no further trial: {spent:.3g} are spent, another takes about "
-            f"{another:.3g}. {self.searched - self._left()} of the search's {self.searched} trials were run; --resume "
+            f"The budget of {self.budget} holds no further trial: {spent:.3g} are spent{about}. "
+            f"{self.searched - self._left()} of the search's {self.searched} trials were run; --resume "
             "with a larger --budget runs more."
         )
 
@@ -133,9 +134,10 @@ class Director:
         under_way = len(self.ledger.rows("ready", "running"))
         if under_way >= self._slots:
             return True
-        # What is under way may cost less than expected, so nothing is given up before it has ended.
+        # What is under way may cost less than expected, so nothing is given up before it has ended; and it tells what
+        # a trial costs, before a wave of them starts that no budget holds.
         waits = under_way and not self.ledger.rows("interrupted", "proposed") and self._left()
-        return bool(waits) and not self.meter.holds_another(self.budget)
+        return bool(waits) and not self.meter.holds_another(self.budget, surely=True)
 
     def explain(self) -> None:
         """Say what trials wait for that do not start; called all the time."""
@@ -231,10 +233,12 @@ class Director:
         """A trial reported."""
         row = self.ledger[number]
         phase = result.get(PHASE)
-        self.meter.pay(number, result["metrics"].get("seconds") if phase == "pretrain" else None)
+        if phase != "pretrain":
+            self.meter.pay(number)
         if phase == "pretrain":
             metrics = dict(result["metrics"])
             step = int(metrics.pop("step"))
+            self.meter.pay(number, metrics.get("seconds"), share=step / result["total"])
             assert row.run_id is not None
             self.tracker.trained(row.run_id, metrics, step)
             note = f"loss {metrics['loss']:.3f}"
