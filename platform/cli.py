@@ -82,7 +82,7 @@ for _command in (audit, claims, confirm, data, effects, explain, probe, front, r
 @home_options
 @json_option
 def sweep(space: str, as_json: bool, **options: Any) -> None:
-    """Search objective weights. SPACE is a shipped search space (quickstart, full) or a YAML file.
+    """Search objective weights. SPACE: quickstart, miniature_parameters or full, which are shipped, or a YAML file.
 
     With --resume, options that changed the search space when the study was started need not be repeated.
     """

@@ -16,7 +16,7 @@ from equipoise.platform.cluster import capacity, unplaced, waiting
 from equipoise.platform.cost import Budget, Cost, Prices
 from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.halving import EarlyStopping, SeedFidelity, goes_on
-from equipoise.platform.halving_seeds import due
+from equipoise.platform.halving_seeds import due, unused_seed
 from equipoise.platform.home import Paths
 from equipoise.platform.ledger import ENDED, SEARCHED, Ledger, Row, Status
 from equipoise.platform.meter import Meter
@@ -197,7 +197,8 @@ class Director:
         return self._book(row, self.proposer.ask(row.number))
 
     def _book(self, row: Row, proposal: Proposal) -> Row:
-        settings: TrialSettings = self.make(proposal.name, proposal.variant, proposal.seed)
+        seed = unused_seed(self.ledger.rows(), proposal.variant, proposal.seed)
+        settings: TrialSettings = self.make(proposal.name, proposal.variant, seed)
         return self.ledger.update(
             row.number,
             name=proposal.name,
@@ -208,7 +209,7 @@ class Director:
     def _repeat(self, first: Row, seed: int) -> Row:
         """A found variant once more, with another seed; Optuna has heard of the variant and is not told again."""
         variant = TrialSettings.model_validate_json(first.settings or "").variant
-        settings: TrialSettings = self.make(first.name, variant, seed)
+        settings: TrialSettings = self.make(first.name, variant, unused_seed(self.ledger.rows(), variant, seed))
         return self.ledger.open_trial(first.name, "repeat", settings.model_dump_json())
 
     # ---- what happened

@@ -1,15 +1,18 @@
-"""Which variant of a search earns another seed: one that is on the front, by the means over the seeds it has."""
+"""Seeds of a search's trials: which variant earns another one, and which one tells something new."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from equipoise.platform.halving import SeedFidelity
 from equipoise.platform.ledger import ENDED, SEARCHED, Row
 from equipoise.platform.pareto import front
+from equipoise.platform.settings import Variant
 
 
 def means(rows: Sequence[Row], benchmarks: Sequence[str]) -> dict[str, list[float]]:
@@ -51,3 +54,24 @@ def due(rows: Sequence[Row], benchmarks: Sequence[str], setting: SeedFidelity) -
         return None
     members = min(waiting, key=lambda found: (len(found), found[0].number))
     return members[0], 1 + max(json.loads(m.settings or "{}")["seed"] for m in members)
+
+
+def unused_seed(rows: Sequence[Row], variant: Variant, seed: int) -> int:
+    """The first seed, from this one on, with which no other trial of the book trains the same.
+
+    A mix with nothing on is the baseline: with a seed of the controls it would repeat one of them to the last digit.
+
+    Args:
+        rows: the book.
+        variant: what is to be trained.
+        seed: the seed it would have.
+    """
+    trained = _trained(variant.model_dump(mode="json"))
+    stored = [json.loads(row.settings) for row in rows if row.settings is not None]
+    used = {one["seed"] for one in stored if _trained(one["variant"]) == trained}
+    return next(one for one in itertools.count(seed) if one not in used)
+
+
+def _trained(variant: dict[str, Any]) -> dict[str, Any]:
+    """A variant without what only describes it."""
+    return {key: value for key, value in variant.items() if key not in ("description", "regimes")}

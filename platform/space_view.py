@@ -118,7 +118,7 @@ def _sentences(d: SweepDefinition, record: Mapping[str, Any]) -> list[str]:
     said = [f"A random mix has {record['expected_on']:.1f} of {len(d.objectives)} objectives on."]
     if record["all_off"] > MANY_OFF:
         said.append(
-            f"{record['all_off']:.0%} of random mixes have none on and train the baseline again: "
+            f"{record['all_off']:.0%} of random mixes have none on and train the baseline with one more seed: "
             "a lower off_probability makes them fewer."
         )
     if d.max_total_weight is not None:

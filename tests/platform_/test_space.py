@@ -306,7 +306,7 @@ def test_space_show_explains_a_space(tmp_path: Path) -> None:
         "schedule: always cosine_decay",
         "mask policies",
         "A random mix has 1.1 of 3 objectives on.",
-        "24% of random mixes have none on and train the baseline again",
+        "24% of random mixes have none on and train the baseline with one more seed",
         "sum to at most 2.5",
         "lose more than 1.5 on mini_in",
         "Tried first: hw, motion_guided.",
@@ -332,6 +332,6 @@ def test_the_shipped_spaces_are_explained() -> None:
     assert answer["dimensions"]["weights"] == 18
     assert answer["early_stopping"]["rungs"] == 1
     assert answer["all_off"] == pytest.approx(0.8**18)
-    assert "train the baseline again" not in CliRunner().invoke(cli, ["space", "show", "full"]).output
+    assert "train the baseline" not in CliRunner().invoke(cli, ["space", "show", "full"]).output
     with pytest.raises(SettingsError, match=r"unknown search space 'fulll'; did you mean 'full'\?"):
         CliRunner().invoke(cli, ["space", "show", "fulll"], catch_exceptions=False)

@@ -159,7 +159,7 @@ def test_repeats_take_the_place_of_trials_and_are_no_news_to_optuna(sweep: Begin
     for r in repeats:
         settings = TrialSettings.model_validate_json(r.settings or "")
         assert (settings.variant, settings.variant_name) == (variants[r.name], r.name)
-        assert settings.seed in (1, 2)
+        assert settings.seed in (1, 2) or not settings.variant.objectives  # which has the next seed of the baseline
         assert (r.optuna_number, r.rungs, r.status) == (None, {}, "finished")
     assert len({(r.name, TrialSettings.model_validate_json(r.settings or "").seed) for r in rows}) == 12
     assert len(s.optuna()) == 12 - len(repeats)
@@ -168,6 +168,15 @@ def test_repeats_take_the_place_of_trials_and_are_no_news_to_optuna(sweep: Begin
         again.trial()
     again.begin()
     assert story(again.finish()) == story(s.ledger.rows())
+
+
+def test_no_trial_repeats_another_to_the_last_digit(sweep: Begin) -> None:
+    s = sweep("a", sampler="random", trials=16, early_stopping=None, seeds=SeedFidelity(most=3, share=0.4).model_dump())
+    trained = [TrialSettings.model_validate_json(r.settings or "") for r in s.finish()]
+    nothing_on = [t for t in trained if not t.variant.objectives]
+    assert len([t for t in nothing_on if t.variant_name != "baseline"]) >= 2, "the space has such mixes"
+    assert sorted(t.seed for t in nothing_on) == list(range(len(nothing_on))), "each has the next seed"
+    assert len({(t.variant.model_dump_json(), t.seed) for t in trained}) == len(trained)
 
 
 def test_a_rung_that_comes_again_gets_the_answer_it_got(sweep: Begin) -> None:
