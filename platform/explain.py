@@ -21,13 +21,13 @@ import numpy as np
 import optuna
 import scipy.stats
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from equipoise.platform.definitions import SweepDefinition
-from equipoise.platform.proposals import OptunaProposer, SearchStore, Snapshot
+from equipoise.platform.proposals import OptunaProposer, SearchStore, Snapshot, name_of
 from equipoise.platform.samplers import STARTUP, WARM_ATTRIBUTE, estimates, rungs_of
 from equipoise.platform.settings import Variant
 from equipoise.platform.space import SearchSpace
@@ -201,7 +201,7 @@ def finished_of(study: optuna.Study, definition: SweepDefinition, benchmarks: Se
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     mixes = tuple(definition.variant(trial.params) for trial in trials)
     return Finished(
-        tuple(_name(trial) for trial in trials),
+        tuple(name_of(trial, mix) for trial, mix in zip(trials, mixes, strict=True)),
         mixes,
         np.array([doses(definition, mix) for mix in mixes]).reshape(len(trials), len(definition.objectives)),
         np.array([trial.values for trial in trials]).reshape(len(trials), len(benchmarks)),
@@ -209,11 +209,6 @@ def finished_of(study: optuna.Study, definition: SweepDefinition, benchmarks: Se
         tuple(definition.objectives),
         tuple(benchmarks),
     )
-
-
-def _name(trial: FrozenTrial) -> str:
-    attributes = trial.user_attrs
-    return str(attributes.get("start") or attributes.get(WARM_ATTRIBUTE) or f"mix-{trial.number:03d}")
 
 
 # ---- do two objectives add up?
@@ -383,8 +378,8 @@ def next_trial(
     at = doses(definition, proposal.variant)
     models = surrogates(found)
     expected = tuple(_expected(b, model, at, baseline) for b, model in models.items())
-    start = proposal.name in definition.starts or not proposal.name.startswith("mix-")
-    drawn_by = "start" if start else _by(definition, seen)
+    assert proposal.optuna_number is not None
+    drawn_by = "start" if proposer.is_start(proposal.optuna_number) else _by(definition, seen)
     why = [_source(definition, drawn_by, seen, under_way)]
     why += _reasons(definition, proposal.variant, models, at) + _place(found, at)
     limits = definition.constraints

@@ -40,7 +40,7 @@ def due(rows: Sequence[Row], benchmarks: Sequence[str], setting: SeedFidelity) -
     repeats = sum(r.role == "repeat" for r in searched)
     if repeats + 1 > setting.share * (len(searched) + 1):
         return None
-    promising = set(front(means(rows, benchmarks)))
+    promising = set(front(means(rows, benchmarks))) - {r.name for r in rows if r.role == "control"}
     by_name: dict[str, list[Row]] = {}
     for row in searched:
         if row.name in promising:

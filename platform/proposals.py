@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import StorageError, StudyError
 from equipoise.platform.ledger import Row
-from equipoise.platform.mix import load_variant
+from equipoise.platform.mix import CONTROLS, load_variant
 from equipoise.platform.samplers import RUNGS_ATTRIBUTE, WARM_ATTRIBUTE, ShownStudy, make_sampler
 from equipoise.platform.seeds import stream
 from equipoise.platform.settings import Variant
@@ -31,6 +31,7 @@ TRIAL_ATTRIBUTE = "equipoise.trial"
 OWNER_ATTRIBUTE = "equipoise.parent"
 WARMED_ATTRIBUTE = "equipoise.warm_started"
 DRIVER = "postgresql+psycopg2"
+BASELINE = CONTROLS[0]
 
 
 @dataclass(frozen=True)
@@ -307,8 +308,7 @@ class OptunaProposer:
 
     def _proposal(self, asked: optuna.trial.Trial) -> Proposal:
         variant = self.definition.variant(self.definition.suggest(asked))
-        start = asked.user_attrs.get("start")
-        return Proposal(start or f"mix-{asked.number:03d}", variant, self.definition.trial_seed, asked.number)
+        return Proposal(name_of(asked, variant), variant, self.definition.trial_seed, asked.number)
 
     def recover(self, optuna_number: int, trial: int) -> Proposal:
         """The suggestion of a driver that died before it wrote down what it got, as it would have got it.
@@ -410,9 +410,15 @@ class OptunaProposer:
         yield from (t.number for t in found)
 
 
+def name_of(trial: optuna.trial.BaseTrial, variant: Variant) -> str:
+    """What a suggestion is called: as it was enqueued; with nothing on, what it is; any other by its number."""
+    given = trial.user_attrs.get("start") or trial.user_attrs.get(WARM_ATTRIBUTE)
+    return str(given or (f"mix-{trial.number:03d}" if variant.objectives else BASELINE))
+
+
 def baseline_of(rows: Iterable[Row]) -> dict[str, float] | None:
     """Accuracies of the baseline in a study's book, means over its finished seeds; None while there is none."""
-    found = [(r.result or {})["accuracies"] for r in rows if r.name == "baseline" and r.status == "finished"]
+    found = [(r.result or {})["accuracies"] for r in rows if r.name == BASELINE and r.status == "finished"]
     return {b: math.fsum(one[b] for one in found) / len(found) for b in found[0]} if found else None
 
 

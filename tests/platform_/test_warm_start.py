@@ -251,7 +251,8 @@ def test_what_is_tried_first_runs_as_a_trial_of_this_study(tmp_path: Path) -> No
     p = proposer(tmp_path, Earlier("before", starts=starts, differs="its preset is small"), start=["delta", "hw"])
     proposer(tmp_path, Earlier("before", starts=starts, differs="its preset is small"), start=["delta", "hw"])
     asked = [p.ask(i) for i in range(4)]
-    assert [a.name for a in asked] == ["hw", "before.mix-003", "delta", "mix-003"]
+    assert [a.name for a in asked] == ["hw", "before.mix-003", "delta", "baseline"]  # drawn: nothing on
+    assert not asked[3].variant.objectives
     assert asked[0].variant.objectives["hard_region"].params == {"tau": 1.0}
     assert asked[1].variant.objectives == starts[1].variant.objectives
     assert not any(WARM_ATTRIBUTE in t.user_attrs for t in p.study.trials)

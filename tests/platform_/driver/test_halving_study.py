@@ -159,7 +159,7 @@ def test_repeats_take_the_place_of_trials_and_are_no_news_to_optuna(sweep: Begin
     for r in repeats:
         settings = TrialSettings.model_validate_json(r.settings or "")
         assert (settings.variant, settings.variant_name) == (variants[r.name], r.name)
-        assert settings.seed in (1, 2) or not settings.variant.objectives  # which has the next seed of the baseline
+        assert settings.seed in (1, 2)
         assert (r.optuna_number, r.rungs, r.status) == (None, {}, "finished")
     assert len({(r.name, TrialSettings.model_validate_json(r.settings or "").seed) for r in rows}) == 12
     assert len(s.optuna()) == 12 - len(repeats)
@@ -172,10 +172,18 @@ def test_repeats_take_the_place_of_trials_and_are_no_news_to_optuna(sweep: Begin
 
 def test_no_trial_repeats_another_to_the_last_digit(sweep: Begin) -> None:
     s = sweep("a", sampler="random", trials=16, early_stopping=None, seeds=SeedFidelity(most=3, share=0.4).model_dump())
-    trained = [TrialSettings.model_validate_json(r.settings or "") for r in s.finish()]
+    rows = s.finish()
+    trained = [TrialSettings.model_validate_json(r.settings or "") for r in rows]
     nothing_on = [t for t in trained if not t.variant.objectives]
-    assert len([t for t in nothing_on if t.variant_name != "baseline"]) >= 2, "the space has such mixes"
-    assert sorted(t.seed for t in nothing_on) == list(range(len(nothing_on))), "each has the next seed"
+    assert [t.seed for t in nothing_on] == list(range(len(nothing_on))), "each has the next seed"
+    assert (
+        {t.variant_name for t in nothing_on}
+        == {"baseline"}
+        == {r.name for r in rows} - {t.variant_name for t in trained if t.variant.objectives}
+    )
+    roles = [r.role for r in rows if r.name == "baseline"]
+    assert len(roles) >= 3, "the space has such mixes"
+    assert roles == ["control"] + ["search"] * (len(roles) - 1), "whose seeds are not earned"
     assert len({(t.variant.model_dump_json(), t.seed) for t in trained}) == len(trained)
 
 
