@@ -14,6 +14,12 @@ from equipoise.platform.trial import PHASE
 Begin = Callable[..., Any]
 
 
+def heard(sweep: Any, number: int, step: int, seconds: float) -> None:
+    """A trial reports a step of its nine, and the seconds of training behind it."""
+    metrics = {"step": step, "loss": 1.0, "seconds": seconds}
+    sweep.director.reported(number, {PHASE: "pretrain", "total": 9, "metrics": metrics})
+
+
 def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, sweep: Begin) -> None:
     s = sweep("a", start=[], prices={"cpu_hour": 36.0})
     config = s.director.suggest("ray")
@@ -31,23 +37,18 @@ def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, swe
         assert config["number"] == number
         s.director.started(number)
 
-    def report(step: int, seconds: float) -> None:
-        s.director.reported(
-            number, {"phase": "pretrain", "total": 9, "metrics": {"step": step, "loss": 1.0, "seconds": seconds}}
-        )
-
     s.director.started(number)
     clock.now += 4
-    report(1, 3.0)
+    heard(s, number, 1, 3.0)
     assert s.ledger[number].cost is None  # a booking costs a write to the disk: not for every report
     clock.now += 8
-    report(3, 11.0)
+    heard(s, number, 3, 11.0)
     assert cost() == {"seconds": 12, "cpu_seconds": 12, "gpu_seconds": 0, "trained": 11.0, "lost": 0}
     clock.now += 500  # the driver dies, and comes back much later
     s.begin()
     start()
     clock.now += 2
-    report(2, 7.0)  # its checkpoint's report
+    heard(s, number, 2, 7.0)  # its checkpoint's report
     assert (cost()["seconds"], cost()["lost"]) == (14, 4.0)
     clock.now += 1
     s.director.interrupt()
@@ -100,8 +101,7 @@ def test_a_budget_waits_for_what_trials_under_way_come_to(
 
     def end(number: int, after: float) -> None:
         clock.now += after
-        trained = {"step": 9, "loss": 1.0, "seconds": after}
-        s.director.reported(number, {PHASE: "pretrain", "total": 9, "metrics": trained})
+        heard(s, number, 9, after)
         s.complete(number)
 
     end(start(), 60)  # the control
@@ -124,80 +124,67 @@ def test_a_budget_waits_for_what_trials_under_way_come_to(
     assert sum(s.director.meter.hours("cpu").values()) == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
 
 
-class Cluster:
-    """A sweep's trials on a cluster with room for eight."""
-
-    def __init__(self, sweep: Any, clock: Any) -> None:
-        self.sweep, self.clock = sweep, clock
-
-    def start(self) -> list[int]:
-        """All that may start now."""
-        found = []
-        while not self.sweep.director.full() and (config := self.sweep.director.suggest("ray")) is not None:
-            self.sweep.director.started(config["number"])
-            found.append(int(config["number"]))
-        return found
-
-    def report(self, number: int, step: int, seconds: float) -> None:
-        metrics = {"step": step, "loss": 1.0, "seconds": seconds}
-        self.sweep.director.reported(number, {PHASE: "pretrain", "total": 9, "metrics": metrics})
+def start_all(sweep: Any) -> list[int]:
+    """All trials that may start now."""
+    found = []
+    while not sweep.director.full() and (config := sweep.director.suggest("ray")) is not None:
+        sweep.director.started(config["number"])
+        found.append(int(config["number"]))
+    return found
 
 
 @pytest.fixture
-def cluster(clock: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Cluster]:
+def room_for_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that holds eight trials at once."""
     monkeypatch.setattr(director, "capacity", lambda *words: 8)
-    return lambda sweep: Cluster(sweep, clock)
 
 
-def test_a_first_wave_fits_into_the_budget(clock: Any, sweep: Begin, cluster: Callable[[Any], Cluster]) -> None:
+@pytest.mark.usefixtures("room_for_eight")
+def test_a_first_wave_fits_into_the_budget(clock: Any, sweep: Begin) -> None:
     s = sweep("a", start=[], budget="0.1cpu-h")  # 360 s
-    c = cluster(s)
-    (control,) = c.start()
+    (control,) = start_all(s)
     assert s.director.remaining() == 1 + 12, "nothing is given up because nothing is known"
     clock.now += 12  # two of them to start
-    c.report(control, 1, 10.0)
-    wave = c.start()
+    heard(s, control, 1, 10.0)
+    wave = start_all(s)
     assert len(wave) == 2, "by its pace the control takes 2 + 90 s, and so does each of the others: 276 of 360"
     clock.now += 60
-    c.report(control, 8, 40.0)  # faster than it began: 77 s in all
-    assert len(c.start()) == 1, "4 * 77 of 360, and a fifth does not fit"
+    heard(s, control, 8, 40.0)  # faster than it began: 77 s in all
+    assert len(start_all(s)) == 1, "4 * 77 of 360, and a fifth does not fit"
 
 
-def test_without_budget_a_first_wave_waits_for_nothing(sweep: Begin, cluster: Callable[[Any], Cluster]) -> None:
-    assert len(cluster(sweep("a", start=[])).start()) == 8
+@pytest.mark.usefixtures("room_for_eight")
+def test_without_budget_a_first_wave_waits_for_nothing(sweep: Begin) -> None:
+    assert len(start_all(sweep("a", start=[]))) == 8
 
 
-def test_what_was_not_trained_or_failed_is_no_forecast(
-    clock: Any, sweep: Begin, cluster: Callable[[Any], Cluster]
-) -> None:
+@pytest.mark.usefixtures("room_for_eight")
+def test_what_was_not_trained_or_failed_is_no_forecast(clock: Any, sweep: Begin) -> None:
     s = sweep("a", start=[], budget="0.1cpu-h")  # 360 s
-    c = cluster(s)
-    (untrained,) = c.start()
+    (untrained,) = start_all(s)
     clock.now += 5
     s.complete(untrained)
-    (failed,) = c.start()  # nothing is under way, and nothing known: one
+    (failed,) = start_all(s)  # nothing is under way, and nothing known: one
     clock.now += 1
     s.director.ended(failed, "out of memory")
-    (first,) = c.start()
+    (first,) = start_all(s)
     clock.now += 10
-    c.report(first, 1, 10.0)
-    assert len(c.start()) == 2, "6 s spent; 90 of training and 5 of scoring for each of three: 291 of 360"
+    heard(s, first, 1, 10.0)
+    assert len(start_all(s)) == 2, "6 s spent; 90 of training and 5 of scoring for each of three: 291 of 360"
 
 
-def test_a_trial_that_outlived_the_usual_is_expected_to_go_to_its_end(
-    clock: Any, sweep: Begin, cluster: Callable[[Any], Cluster]
-) -> None:
+@pytest.mark.usefixtures("room_for_eight")
+def test_a_trial_that_outlived_the_usual_is_expected_to_go_to_its_end(clock: Any, sweep: Begin) -> None:
     s = sweep("a", start=[], budget="0.08cpu-h")  # 288 s
-    c = cluster(s)
-    (control,) = c.start()
+    (control,) = start_all(s)
     clock.now += 90
-    c.report(control, 9, 90.0)
+    heard(s, control, 9, 90.0)
     s.complete(control)
-    a, b = c.start()  # 90 spent, and 90 for each
+    a, b = start_all(s)  # 90 spent, and 90 for each
     clock.now += 30
     s.complete(a)  # as one that is stopped early
     clock.now += 10
-    c.report(b, 4, 40.0)  # 50 s to come
+    heard(s, b, 4, 40.0)  # 50 s to come
     spent, to_come, another = s.director.meter.outlook("cpu")
     assert (3600 * spent, 3600 * to_come, another) == (pytest.approx(160), pytest.approx(50), pytest.approx(30 / 3600))
 
