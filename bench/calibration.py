@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from equipoise.platform.uncertainty import Sample, compare, holm
+from equipoise.platform.stats.uncertainty import Sample, compare, holm
 
 Bools = NDArray[np.bool_]
 OWN_ITEM, REMAINDER = 0.1, 0.3  # shares of the latent variance; the item's shared difficulty has the rest

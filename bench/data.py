@@ -36,9 +36,13 @@ from equipoise.data.loader import ClipStream
 from equipoise.data.manifest import Manifest
 from equipoise.data.mixture import Mixture, Source
 from equipoise.data.transforms import MEAN, STD, Augment
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import Regime, TrialSettings, Variant, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Trainer, open_cache
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import Regime, TrialSettings, load_regime
+from equipoise.platform.settings.variant import Variant
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial.caches import open_cache
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 FRAMES, STRIDE, SIZE, CACHED = 16, 4, 112, 128  # those of the preset `small`
 BATCH = 32
@@ -455,7 +459,8 @@ def published_way(encoder: Any, sets: dict[str, Manifest], preset: Any, setting:
 
 def compared(folder: Path, settings: TrialSettings, built: dict[str, dict[str, Manifest]]) -> None:
     """Rows of what a trial's evaluation takes the published way and as a study does it, a benchmark a row, then all."""
-    from equipoise.platform.evaluation import score, untrained_encoder
+    from equipoise.platform.trial.encoders import untrained_encoder
+    from equipoise.platform.trial.evaluation import score
 
     paths = Paths(folder / "data", Path(tempfile.mkdtemp(dir=folder)))
     encoder = untrained_encoder(settings)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.platform.contrasts import Sample
-from equipoise.platform.definitions import AblationDefinition
-from equipoise.platform.effects import estimate
+from equipoise.platform.analysis.effects import estimate
+from equipoise.platform.settings.study import AblationDefinition
+from equipoise.platform.stats.uncertainty import Sample
 
 STUDIES = 1000
 TRUTH = {"fwm": 3.0, "hw": 2.0, "ld": 2.0, "fwm × hw": 0.0, "fwm × ld": 0.0, "hw × ld": 4.0}

@@ -18,12 +18,15 @@ from pathlib import Path
 
 import torch
 
-from equipoise.platform import checkpoint
-from equipoise.platform.evaluation import BenchmarkResult, frozen_encoder, score, untrained_encoder
-from equipoise.platform.home import Paths
-from equipoise.platform.mix import load_variant
-from equipoise.platform.settings import TrialSettings, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import load_variant
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial import checkpoint
+from equipoise.platform.trial.encoders import frozen_encoder, untrained_encoder
+from equipoise.platform.trial.evaluation import BenchmarkResult, score
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 
 @dataclass

@@ -26,21 +26,28 @@ import numpy as np
 from ray import cloudpickle
 
 from equipoise.data import miniature
-from equipoise.platform import conclude, engine, study
-from equipoise.platform.definitions import AblationDefinition, SweepDefinition
-from equipoise.platform.evaluation import BenchmarkResult
-from equipoise.platform.home import Home
-from equipoise.platform.mix import load_variant
-from equipoise.platform.settings import TrialSettings, load_preset, load_regime
+from equipoise.platform.record.home import Home
+from equipoise.platform.report import front as conclude
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import load_variant
 from equipoise.platform.storage import Place
-from equipoise.platform.training import LocalReporter, Trainer, compute_threads
-from equipoise.platform.trial import PHASE
+from equipoise.platform.study import ray_tune as engine
+from equipoise.platform.study import run as study
+from equipoise.platform.study.run import RunOptions
+from equipoise.platform.trial.device import compute_threads
+from equipoise.platform.trial.evaluation import BenchmarkResult
+from equipoise.platform.trial.messages import PHASE
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 SIZES = miniature.Sizes(frames=8, train_clips=48, test_clips=24, train_stills=60, test_stills=40)
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
 ITEMS = 500
 STEPS = 40
 REPEATS = 2  # the quickest counts
+QUIET = RunOptions(quiet=True)
 
 
 def stub(config: Mapping[str, Any]) -> None:
@@ -121,7 +128,7 @@ def overhead(trials: int) -> str:
                     AblationDefinition.model_validate({**asked, "name": f"{'t' if resources else 'p'}{count}-{k}"})
                     for k in range(REPEATS)
                 ]
-                found.append(min(seconds_of(lambda d=d: study.pretrain(d, home, quiet=True)) for d in again))  # type: ignore[misc]
+                found.append(min(seconds_of(lambda d=d: study.pretrain(d, home, QUIET)) for d in again))  # type: ignore[misc]
             # The cluster's start and end are in both studies: their difference is that of the trials.
             per_trial = (found[1] - found[0]) / (trials - 1)
             rows.append((title, per_trial, per_trial - alone))
@@ -138,7 +145,7 @@ def size_mb(*paths: Path) -> float:
 
 def grow(trials: int) -> list[str]:
     """One sweep of stub trials; its row of the table."""
-    from equipoise.platform.report import write_report
+    from equipoise.platform.report.html.page import write_report
 
     with tempfile.TemporaryDirectory() as temporary:
         home = make_home(Path(temporary))
@@ -148,7 +155,7 @@ def grow(trials: int) -> list[str]:
         # The trials' processes cannot import this file: they get the function itself.
         cloudpickle.register_pickle_by_value(sys.modules[stub.__module__])
         engine.run_trial = stub  # type: ignore[assignment]
-        took = seconds_of(lambda: study.sweep(definition, home, quiet=True))
+        took = seconds_of(lambda: study.sweep(definition, home, RunOptions(quiet=True)))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         front = seconds_of(lambda: conclude.conclude_study("scale", home, None, None))
         report = seconds_of(lambda: write_report("scale", home, Path(temporary) / "report.html"))

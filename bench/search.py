@@ -39,15 +39,18 @@ from search_worlds import Collected, Surrogate, TestFunction, axes, source_of
 
 from equipoise.data._files import locked
 from equipoise.models.encoder import VideoEncoder
-from equipoise.platform import checkpoint
-from equipoise.platform.definitions import load_sweep
-from equipoise.platform.evaluation import frozen_encoder, probe, score, untrained_encoder
-from equipoise.platform.halving import EarlyStopping, SeedFidelity
-from equipoise.platform.halving_scores import encoder_of, rung_features, rung_scores
-from equipoise.platform.home import Paths
-from equipoise.platform.mix import load_variant, variants
-from equipoise.platform.settings import RECORDS, ObjectiveSetting, TrialSettings, Variant, load_preset, load_regime
-from equipoise.platform.training import LocalReporter, Rungs, Trainer
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.search import EarlyStopping, SeedFidelity
+from equipoise.platform.settings.study import load_sweep
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import RECORDS, ObjectiveSetting, Variant, load_variant, variants
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial import checkpoint
+from equipoise.platform.trial.early_scores import rung_features, rung_scores
+from equipoise.platform.trial.encoders import encoder_of, frozen_encoder, untrained_encoder
+from equipoise.platform.trial.evaluation import probe, score
+from equipoise.platform.trial.reporter import LocalReporter, Rungs
+from equipoise.platform.trial.trainer import Trainer
 
 TRIALS = Path(__file__).parent / "search_trials.parquet"
 STEPS = 300

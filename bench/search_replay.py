@@ -13,14 +13,16 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 from search_worlds import Array, World, axes
 
-from equipoise.platform.definitions import load_sweep
-from equipoise.platform.halving import EarlyStopping, SeedFidelity, goes_on
-from equipoise.platform.halving_seeds import due, means
-from equipoise.platform.ledger import Row
-from equipoise.platform.pareto import front, hypervolume
-from equipoise.platform.proposals import OptunaProposer, SearchStore
-from equipoise.platform.settings import Variant
-from equipoise.platform.warm_start import Earlier, EarlierMix, best_mixes
+from equipoise.platform.record.ledger import TrialRow, means
+from equipoise.platform.search.early_stopping import goes_on
+from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.search.repeats import next_repeat
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.search.warm_start import Earlier, EarlierMix, best_mixes
+from equipoise.platform.settings.search import EarlyStopping, SeedFidelity
+from equipoise.platform.settings.study import load_sweep
+from equipoise.platform.settings.variant import Variant
+from equipoise.platform.stats.pareto import front, hypervolume
 
 STEPS = 720  # of one training; only shares of it matter
 LOOK = 0.02  # cost of the probes of one rung, as a share of a training: measured on miniature trials of `nano`
@@ -84,7 +86,7 @@ class Search:
     seed: int
     workers: int = 4
     earlier: Earlier | None = None
-    rows: dict[int, Row] = field(default_factory=dict)
+    rows: dict[int, TrialRow] = field(default_factory=dict)
     truths: dict[str, Array] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     spent: float = 0.0
@@ -126,19 +128,19 @@ class Search:
                 self.finish(row)
         return self.curve
 
-    def until(self, row: Row, leg: int) -> float:
+    def until(self, row: TrialRow, leg: int) -> float:
         """Steps of a trial's next leg, to a rung or to the end, the probes of the rung included."""
         if row.role != "search":
             return float(STEPS)
         marks = [0, *self.rungs, STEPS]
         return marks[leg + 1] - marks[leg] + (LOOK * STEPS if leg < len(self.rungs) else 0.0)
 
-    def start(self) -> Row:
+    def start(self) -> TrialRow:
         """The next trial, with the scores that it will be found to have."""
         number = len(self.rows) + 1
         earned = None
         if self.strategy.seeds is not None:
-            earned = due(list(self.rows.values()), self.world.benchmarks, self.strategy.seeds)
+            earned = next_repeat(list(self.rows.values()), self.world.benchmarks, self.strategy.seeds)
         if earned is not None:
             first, seed = earned
             row = replace(first, number=number, role="repeat", status="running", result=None, optuna_number=None)
@@ -149,7 +151,7 @@ class Search:
             self.truths[proposal.name] = self.world.truth(axes(self.definition, proposal.variant))
             settings = json.dumps({"seed": 0})
             optuna_number = proposal.optuna_number
-            row = Row(
+            row = TrialRow(
                 number, proposal.name, "search", "running", settings, optuna_number, None, None, 1, None, {}, None, None
             )
         shares = [s / STEPS for s in self.rungs]
@@ -160,7 +162,7 @@ class Search:
         self.rows[number] = row
         return row
 
-    def look(self, row: Row, leg: int) -> bool:
+    def look(self, row: TrialRow, leg: int) -> bool:
         """A trial at a rung: whether it goes on, by the project's own decision."""
         assert self.stopping is not None
         step = self.rungs[leg]
@@ -174,7 +176,7 @@ class Search:
         self.proposer.prune(row.optuna_number, row.rungs)
         return False
 
-    def finish(self, row: Row) -> None:
+    def finish(self, row: TrialRow) -> None:
         """A trial at its end."""
         final = dict(zip(self.world.benchmarks, self.plays[row.number][1].tolist(), strict=True))
         self.rows[row.number] = replace(row, status="finished", result={"accuracies": final})

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.linear_model import BayesianRidge
 
-from equipoise.platform.definitions import SweepDefinition, load_sweep
-from equipoise.platform.settings import Variant
+from equipoise.platform.settings.study import SweepDefinition, load_sweep
+from equipoise.platform.settings.variant import Variant
 
 Array = NDArray[np.float64]
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2)  # of a training, where test functions say how scores tell of the end

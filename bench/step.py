@@ -22,8 +22,10 @@ from equipoise.data.transforms import Augment
 from equipoise.models.jepa import ClipGroup, VideoJEPA
 from equipoise.models.masking import MaskSampler, motion_map
 from equipoise.models.objectives import list_objectives
-from equipoise.platform.mix import resolve
-from equipoise.platform.settings import TrialSettings, Variant, load_preset, load_regime
+from equipoise.platform.settings.mix import resolve
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import Variant
 
 CPU_BATCH = {"nano": 32, "small": 4, "base": 1}
 PARTS = (

@@ -283,3 +283,16 @@ def _beside(target: Path) -> Iterator[Path]:
 def _sync(path: Path) -> None:
     with path.open("rb") as f:
         os.fsync(f.fileno())
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a trial reads.
+
+    Attributes:
+        data: folder that the manifests' paths are relative to.
+        cache: folder of the clip caches.
+    """
+
+    data: Path
+    cache: Path

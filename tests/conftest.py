@@ -17,9 +17,11 @@ import yaml
 from PIL import Image
 
 from equipoise.data import importers, miniature
-from equipoise.platform.home import Home, Paths
-from equipoise.platform.mix import load_variant
-from equipoise.platform.settings import TrialSettings, load_preset, load_regime
+from equipoise.platform.record.home import Home
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import load_variant
+from equipoise.platform.storage import Paths
 
 SIZES = miniature.Sizes(frames=8, train_clips=48, test_clips=24, train_stills=60, test_stills=40)
 TINY = {

@@ -67,8 +67,9 @@ def test_platform_is_no_package_of_its_own() -> None:
 def test_no_file_has_a_name_of_the_standard_library() -> None:
     taken = [p for p in sources() if p.stem in sys.stdlib_module_names and p.stem != "__init__"]
     assert taken == []
-    folders = {p.parent.name for p in sources()} - {"platform"}
-    assert not folders & sys.stdlib_module_names
+    # Folders of the root and of platform/, from which people start Python: deeper ones are on nobody's path.
+    near = {p.name for top in (ROOT, ROOT / "platform") for p in top.iterdir() if p.is_dir()} - {"platform"}
+    assert not near & sys.stdlib_module_names
 
 
 def test_every_folder_with_python_files_is_a_listed_package() -> None:
@@ -88,8 +89,8 @@ def test_every_shipped_suffix_is_package_data() -> None:
     assert data["equipoise"] == ["py.typed"]
     assert (ROOT / "src" / "equipoise" / "py.typed").exists()
     others = [p for f in FOLDERS[:3] for p in (ROOT / f).rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
-    assert data["equipoise.platform"] == ["report_page/*"]
-    page = ROOT / "platform" / "report_page"
+    assert data["equipoise.platform.report.html"] == ["assets/*"]
+    page = ROOT / "platform" / "report" / "html" / "assets"
     assert [p for p in others if p.parent != page] == [], "other data files would be missing from the wheel"
 
 
@@ -190,8 +191,8 @@ def test_yaml_is_found_through_importlib_resources() -> None:
 
 
 def test_commands_start() -> None:
-    assert project()["project"]["scripts"] == {"equipoise": "equipoise.platform.cli:main"}
-    assert "Usage:" in run(sys.executable, "-m", "equipoise.platform.cli", "--help")
+    assert project()["project"]["scripts"] == {"equipoise": "equipoise.platform.cli.main:main"}
+    assert "Usage:" in run(sys.executable, "-m", "equipoise", "--help")
     script = Path(sys.executable).parent / "equipoise"
     assert "Usage:" in run(str(script), "--help")
 
@@ -237,7 +238,7 @@ names = [".".join(p.relative_to(site).with_suffix("").parts) for p in sorted((si
 for name in names:
     module = importlib.import_module(name.removesuffix(".__init__"))
     assert module.__file__.startswith(sys.argv[1]), module.__file__
-from equipoise.platform.mix import load_variant
+from equipoise.platform.settings.variant import load_variant
 from equipoise.platform.settings import load_preset, load_regime
 load_preset("nano"), load_regime("miniature"), load_variant("fwm_hw_ld")
 print(len(names), platform.__file__)
@@ -246,7 +247,7 @@ print(len(names), platform.__file__)
     count, standard = printed.split()[-2:]
     assert int(count) == len(sources()) + 1, "every module and the package's own __init__"
     assert standard.startswith(STANDARD)
-    usage = run(sys.executable, "-m", "equipoise.platform.cli", "--help", cwd=elsewhere, PYTHONPATH=str(target))
+    usage = run(sys.executable, "-m", "equipoise", "--help", cwd=elsewhere, PYTHONPATH=str(target))
     assert "Usage:" in usage
 
 

@@ -10,10 +10,10 @@ import click
 import pytest
 import yaml
 
-from equipoise.platform.cli import cli
-from equipoise.platform.definitions import AblationDefinition, SweepDefinition
-from equipoise.platform.mix import load_variant
-from equipoise.platform.settings import shipped
+from equipoise.platform.cli.main import cli
+from equipoise.platform.settings.files import shipped
+from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
+from equipoise.platform.settings.variant import load_variant
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -22,22 +22,15 @@ from equipoise.models.encoder import VideoEncoder
 from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
 from equipoise.models.masking import MaskSampler, motion_map
 from equipoise.models.predictor import Predictor
-from equipoise.platform.definitions import load_ablation, load_sweep
-from equipoise.platform.mix import CONTROLS, Mix, load_variant, resolve, variants
 from equipoise.platform.seeds import generator
-from equipoise.platform.settings import (
-    RECORDS,
-    Preset,
-    Reading,
-    TrialSettings,
-    Variant,
-    load_preset,
-    load_regime,
-    load_yaml,
-    parse,
-    shipped,
-)
-from equipoise.platform.training import build_model
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.files import load_yaml, shipped
+from equipoise.platform.settings.mix import Mix, resolve
+from equipoise.platform.settings.preset import Preset, load_preset
+from equipoise.platform.settings.study import load_ablation, load_sweep
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import CONTROLS, RECORDS, Reading, Variant, load_variant, variants
+from equipoise.platform.trial.encoders import build_model
 
 ROOT = Path(str(resources.files("equipoise.search_spaces")))
 PRESETS, REGIMES, SPACES, STUDIES = (tuple(shipped(f)) for f in ("presets", "regimes", "spaces", "studies"))

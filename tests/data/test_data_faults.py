@@ -23,9 +23,10 @@ from equipoise.data.check import check_manifest
 from equipoise.data.decode import DecodeBudgetError, DecodeError, decode
 from equipoise.data.listing import manifest_of_list
 from equipoise.data.manifest import Manifest
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import Regime, TrialSettings
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.settings.trial import Regime, TrialSettings
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 Encode = Callable[..., bytes]

@@ -13,9 +13,9 @@ import click
 import pytest
 import yaml
 
-from equipoise.platform.cli import cli
-from equipoise.platform.definitions import SweepDefinition, load_sweep
-from equipoise.platform.settings import Preset, load_preset
+from equipoise.platform.cli.main import cli
+from equipoise.platform.settings.preset import Preset, load_preset
+from equipoise.platform.settings.study import SweepDefinition, load_sweep
 
 Render = Callable[[str], list[Any]]
 FOLDER = Path(__file__).parents[2] / "deploy"

@@ -153,7 +153,8 @@ def status(url: str, **headers: str) -> int:
 def test_mlflow_as_compose_starts_it_wants_the_password(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from equipoise.platform.tracking import Tracker, TrackingError
+    from equipoise.platform.record.client import TrackingError
+    from equipoise.platform.record.tracking import Tracker
 
     search = f"{server}/api/2.0/mlflow/experiments/search?max_results=1"
 

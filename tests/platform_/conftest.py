@@ -19,12 +19,23 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from equipoise.data.miniature import Sizes, build
-from equipoise.platform import cli, plot_cost, plot_effects, plots, study
-from equipoise.platform.definitions import AblationDefinition
-from equipoise.platform.home import Home, Paths
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.mix import load_variant
-from equipoise.platform.settings import RECORDS, TrialSettings, Variant, load_preset, load_regime, parse
+from equipoise.platform.cli import main as cli
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.report.plots import cost as plot_cost
+from equipoise.platform.report.plots import curves as plot_curves
+from equipoise.platform.report.plots import effects as plot_effects
+from equipoise.platform.report.plots import front as plots
+from equipoise.platform.report.plots.style import save_figure
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.study import AblationDefinition
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import RECORDS, Variant, load_variant
+from equipoise.platform.storage import Paths
+from equipoise.platform.study import run as study
+from equipoise.platform.study.run import RunOptions
 
 TINY_SIZES = Sizes(pixels=32, frames=16, train_clips=16, test_clips=4, train_stills=16, test_stills=4)
 TINY_PRESET = (
@@ -164,7 +175,7 @@ def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
     parent = ledger.fact("parent")
     ledger.close()
     assert len(rows) == trials
-    told = {t.number: t for t in optuna.load_study(study_name=name, storage=home.search_store(name).open()).trials}
+    told = {t.number: t for t in optuna.load_study(study_name=name, storage=SearchStore.of(home, name).open()).trials}
     searched = [r for r in rows if r.role == "search"]
     assert sorted(told) == sorted(r.optuna_number for r in searched if r.optuna_number is not None)
     for row in searched:
@@ -224,7 +235,7 @@ def studied(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
         "variants": ["fwm_hw_ld", "motion_guided", "hw"],
         "seeds": [0, 1],
     }
-    assert study.ablate(AblationDefinition.model_validate(asked), home, quiet=True).complete
+    assert study.ablate(AblationDefinition.model_validate(asked), home, RunOptions(quiet=True)).complete
     return home
 
 
@@ -274,12 +285,12 @@ def browser(chromium: webdriver.Chrome) -> webdriver.Chrome:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Figures as they were saved."""
     figures: list[Figure] = []
-    keep = plots._save
+    keep = save_figure
 
     def save(figure: Figure, path: str | Path) -> Path:
         figures.append(figure)
         return keep(figure, path)
 
-    for module in (plots, plot_cost, plot_effects):
-        monkeypatch.setattr(module, "_save", save)
+    for module in (plots, plot_cost, plot_curves, plot_effects):
+        monkeypatch.setattr(module, "save_figure", save)
     return figures

@@ -15,15 +15,18 @@ from torch import Tensor
 
 from equipoise.models.objectives import Latents, list_objectives
 from equipoise.models.objectives.temporal import Delta, LatentDynamics
-from equipoise.platform.audit import AuditError, AuditResult, ObjectiveAudit, audit, refuse_dead, space_settings
-from equipoise.platform.cli_audit import audit as audit_command
-from equipoise.platform.cli_audit import audit_settings
-from equipoise.platform.definitions import load_sweep
+from equipoise.platform.cli.audit import audit as audit_command
+from equipoise.platform.cli.audit import audit_settings
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.home import Paths
-from equipoise.platform.mix import variants
-from equipoise.platform.plots import PlotError
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.report.plots.gradients import heatmap
+from equipoise.platform.report.plots.style import PlotError
+from equipoise.platform.settings.study import load_sweep, space_settings
+from equipoise.platform.settings.variant import variants
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial.audit import AuditError, AuditResult, audit, refuse_dead
+from equipoise.platform.trial.audit_checks import ObjectiveAudit
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 RECORDS = {r.name: r for r in list_objectives()}
 
@@ -214,11 +217,11 @@ def test_no_published_variant_is_dead_as_described(name: str, tiny_settings: Any
 
 
 def test_heat_map(everything: AuditResult, tmp_path: Path) -> None:
-    path = everything.write_heatmap(tmp_path / "new" / "cosines.png")
+    path = heatmap(everything, tmp_path / "new" / "cosines.png")
     pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 100
     with pytest.raises(PlotError, match=r"expected a name ending in \.png"):
-        everything.write_heatmap(tmp_path / "cosines.txt")
+        heatmap(everything, tmp_path / "cosines.txt")
 
 
 def test_a_space_is_audited_at_the_geometric_mean_of_its_ranges() -> None:

@@ -17,11 +17,12 @@ from equipoise.data import cache as caches
 from equipoise.data._files import WorkerError
 from equipoise.data.cache import CacheError, ClipCache
 from equipoise.data.manifest import Manifest
-from equipoise.platform import cache_building
-from equipoise.platform.cache_building import cache_runner
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths
+from equipoise.platform.study import caches as cache_building
+from equipoise.platform.study.caches import cache_runner
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 Make = Callable[..., TrialSettings]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

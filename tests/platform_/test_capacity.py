@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import ray
 
-from equipoise.platform import cluster
-from equipoise.platform.cluster import Growth, capacity, fits_now, waiting
 from equipoise.platform.errors import StudyError
-from equipoise.platform.settings import Resources
+from equipoise.platform.settings.trial import Resources
+from equipoise.platform.study import cluster
+from equipoise.platform.study.cluster import Growth, capacity, fits_now, waiting
 
 
 @pytest.fixture

@@ -15,12 +15,16 @@ import torch
 from equipoise.models.jepa import VideoJEPA
 from equipoise.models.objectives.sigreg import SIGReg
 from equipoise.platform import storage
-from equipoise.platform.checkpoint import RECORD, STATE, git_commit, keep_latest, latest, load, load_strictly, save
 from equipoise.platform.errors import CheckpointError
-from equipoise.platform.mix import load_variant, resolve
-from equipoise.platform.settings import TrialSettings, Variant, load_preset, load_regime, parse
+from equipoise.platform.provenance import git_commit
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.mix import resolve
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import Variant, load_variant
 from equipoise.platform.storage import Place
-from equipoise.platform.training import build_model
+from equipoise.platform.trial.checkpoint import RECORD, STATE, keep_latest, latest, load, load_strictly, save
+from equipoise.platform.trial.encoders import build_model
 
 TINY = ("model.encoder={width: 24, depth: 4, heads: 2, levels: 4}", "model.predictor={width: 12, depth: 1, heads: 2}",
         "probes.attentive.heads=2")  # fmt: skip
@@ -237,7 +241,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from equipoise.platform.checkpoint import save
+from equipoise.platform.trial.checkpoint import save
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.settings import TrialSettings
 settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
@@ -253,7 +257,7 @@ KILLED = """
 import sys
 from pathlib import Path
 import torch
-from equipoise.platform.checkpoint import save
+from equipoise.platform.trial.checkpoint import save
 from equipoise.platform.settings import TrialSettings
 settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
 state = {"model": {f"w{i}": torch.zeros(4_000_000) for i in range(8)}}

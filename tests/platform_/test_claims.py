@@ -16,17 +16,28 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import norm
 
-from equipoise.platform.claims import Evidence, Finding, Judgement, judge
-from equipoise.platform.claims_data import Balanced, ClaimFile, Count, Gain, Largest, load_claims
-from equipoise.platform.claims_evidence import from_csv, from_study
-from equipoise.platform.claims_scene import REFUTED, SUPPORTED, UNCLEAR, UNTESTABLE
+from equipoise.platform.analysis.claims.evidence import from_csv, from_study
+from equipoise.platform.analysis.claims.judge import Evidence, Finding, Judgement, judge_claims
+from equipoise.platform.analysis.claims.scene import REFUTED, SUPPORTED, UNCLEAR, UNTESTABLE
+from equipoise.platform.analysis.claims.vocabulary import (
+    BalancedCheck,
+    ClaimFile,
+    CountCheck,
+    GainCheck,
+    LargestCheck,
+    load_claims,
+)
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.mix import load_variant
-from equipoise.platform.results import ResultTable, Score, published_path
-from equipoise.platform.settings import TrialSettings, load_preset, load_regime, parse, shipped
-from equipoise.platform.tracking import TrackingError
+from equipoise.platform.record.client import TrackingError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.files import shipped
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import load_variant
+from equipoise.platform.stats.published import published_path
+from equipoise.platform.stats.table import ResultTable, Score
 
 ROLES = ("diving48", "ssv2", "imagenet100")
 Accuracies = Mapping[str, Mapping[int, float]]
@@ -55,13 +66,13 @@ def judged(path: Path, *numbers: int) -> dict[int, Finding]:
     """Findings of these claims of the paper."""
     loaded = load_claims()
     chosen = loaded.model_copy(update={"claims": tuple(c for c in loaded.claims if c.id in numbers)})
-    return {f.claim.id: f for f in judge(chosen, from_csv(path, chosen)).findings}
+    return {f.claim.id: f for f in judge_claims(chosen, from_csv(path, chosen)).findings}
 
 
 @pytest.fixture(scope="module")
 def judgement() -> Judgement:
     loaded = load_claims()
-    return judge(loaded, from_csv(published_path(), loaded))
+    return judge_claims(loaded, from_csv(published_path(), loaded))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +95,7 @@ def verdict(check: dict[str, Any], accuracies: Mapping[str, Accuracies], items: 
         for s, a in seeds.items()
     ]
     evidence = Evidence(title="made up", tables={"mixed": ResultTable(tuple(scores), tuple(accuracies))}, **more)
-    return judge(only(check), evidence).findings[0]
+    return judge_claims(only(check), evidence).findings[0]
 
 
 # ---- the shipped file
@@ -101,9 +112,9 @@ def test_the_shipped_claims_are_twelve_and_name_what_ships() -> None:
         for check in claim.checks:
             content = check.content
             names: tuple[str, ...] = ()
-            if isinstance(content, Gain | Largest):
+            if isinstance(content, GainCheck | LargestCheck):
                 names += content.variants
-            if isinstance(content, Largest | Count | Balanced):
+            if isinstance(content, LargestCheck | CountCheck | BalancedCheck):
                 names += content.among
             for name in names:
                 assert claim.regime in load_variant(name).regimes, name
@@ -461,7 +472,7 @@ def test_a_miniature_study_stands_in(study_home: Home) -> None:
     loaded = load_claims()
     evidence = from_study("small", study_home)
     assert evidence.width == load_preset("nano").model.encoder.width
-    found = {f.claim.id: f for f in judge(loaded, evidence).findings}
+    found = {f.claim.id: f for f in judge_claims(loaded, evidence).findings}
     ld_alone = found[6]
     assert [record["benchmarks"] for record in ld_alone.numbers] == [["mini_ssv2"], ["mini_dive"], ["mini_in"]]
     assert [record["verdict"] for record in ld_alone.numbers] == [SUPPORTED, UNCLEAR, SUPPORTED]
@@ -514,8 +525,8 @@ def test_outcomes_of_items_are_paired_where_they_are_at_hand(study_home: Home) -
     ledger.close()
     claims = only({"gain": {"variants": ["ld"], "benchmark": "mini_ssv2", "direction": "up"}}, regime="miniature")
     evidence = from_study("paired", home)
-    assert judge(claims, evidence).findings[0].verdict == SUPPORTED
-    assert judge(claims, dataclasses.replace(evidence, correctness={})).findings[0].verdict == UNCLEAR
+    assert judge_claims(claims, evidence).findings[0].verdict == SUPPORTED
+    assert judge_claims(claims, dataclasses.replace(evidence, correctness={})).findings[0].verdict == UNCLEAR
 
 
 def test_a_margin_of_real_points_is_no_margin_of_a_stand_in() -> None:
@@ -525,7 +536,7 @@ def test_a_margin_of_real_points_is_no_margin_of_a_stand_in() -> None:
         Score(variant=v, seed=0, benchmark="small_x", accuracy_percent=40.0, items=10**6) for v in ("baseline", "a")
     ]
     table = ResultTable.from_scores(scores)
-    found = judge(loaded, Evidence(title="made up", tables={"mixed": table})).findings[0]
+    found = judge_claims(loaded, Evidence(title="made up", tables={"mixed": table})).findings[0]
     assert found.verdict == UNTESTABLE
     assert found.missing == ("a margin for small_x: 2 points are of x",)
 
@@ -533,7 +544,7 @@ def test_a_margin_of_real_points_is_no_margin_of_a_stand_in() -> None:
 def test_a_regime_that_is_not_there_is_named() -> None:
     table = ResultTable.from_scores([Score(variant="baseline", seed=0, benchmark="x", accuracy_percent=40.0)])
     evidence = Evidence(title="made up", tables={"synthetic": table})
-    found = judge(only({"gain": {"variants": ["a"], "benchmark": "x", "direction": "up"}}), evidence).findings[0]
+    found = judge_claims(only({"gain": {"variants": ["a"], "benchmark": "x", "direction": "up"}}), evidence).findings[0]
     assert found.verdict == UNTESTABLE
     assert found.missing == ("rows of the regime mixed (there: synthetic)",)
 

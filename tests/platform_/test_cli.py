@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from equipoise.data.manifest import Manifest
-from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform.home import Home, Paths
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.record.home import Home
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial import checkpoint as checkpoints
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 Make = Callable[..., TrialSettings]
 Call = Callable[..., tuple[int, str, str]]
@@ -44,7 +46,7 @@ def test_front_of_the_published_table_as_json(call: Call, tmp_path: Path) -> Non
 
 
 def test_front_of_a_csv_as_a_table(call: Call, tmp_path: Path) -> None:
-    from equipoise.platform.results import published_path
+    from equipoise.platform.stats.published import published_path
 
     csv = tmp_path / "mine.csv"
     csv.write_bytes(published_path().read_bytes())
@@ -133,8 +135,8 @@ def test_resuming_remembers_what_the_command_line_changed(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the trainings: the definition goes into the study's book, and what a driver would run is looked at."""
-    from equipoise.platform import study
-    from equipoise.platform.ledger import Ledger
+    from equipoise.platform.record.ledger import Ledger
+    from equipoise.platform.study import run as study
 
     seen: list[Any] = []
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from equipoise.data.manifest import Manifest
-from equipoise.platform import study
-from equipoise.platform.definitions import AblationDefinition
-from equipoise.platform.home import Home
-from equipoise.platform.settings import load_regime
+from equipoise.platform.record.home import Home
+from equipoise.platform.settings.study import AblationDefinition
+from equipoise.platform.settings.trial import load_regime
+from equipoise.platform.study import run as study
+from equipoise.platform.study.run import RunOptions
 
 Call = Callable[..., tuple[int, str, str]]
 SYNTHETIC = ("--train-clips", 24, "--test-clips", 8, "--pixels", 64, "--frames", 8)
@@ -153,7 +154,7 @@ def test_a_study_on_the_synthetic_regime_is_scored_on_imported_releases(
         "refuse_controls": True,
         "concurrent": 1,
     }
-    outcome = study.ablate(AblationDefinition.model_validate(content), Home(home), quiet=True)
+    outcome = study.ablate(AblationDefinition.model_validate(content), Home(home), RunOptions(quiet=True))
     assert outcome.complete
     (row,) = outcome.rows
     assert row.status == "finished", row.error

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from equipoise.platform.confirm import CONFIRMED_BY, ConfirmationDefinition, confirmations, define
-from equipoise.platform.confirmation import Confirmation, judge
-from equipoise.platform.confirmation_view import show_confirmation
-from equipoise.platform.contrasts import compare, samples
+from equipoise.platform.analysis.confirmation import Confirmation, compare_gains
 from equipoise.platform.errors import StudyError
-from equipoise.platform.home import Home
-from equipoise.platform.mix import load_variant
-from equipoise.platform.results import ResultTable, Score
-from equipoise.platform.selection import select
-from equipoise.platform.settings import ObjectiveSetting, TrialSettings, Variant
-from equipoise.platform.tracking import Tracker, TrackingError
+from equipoise.platform.record.client import TrackingError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.report.tables.confirmation import show_confirmation
+from equipoise.platform.settings.study import ConfirmationDefinition
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.variant import ObjectiveSetting, Variant, load_variant
+from equipoise.platform.stats.selection import select
+from equipoise.platform.stats.table import ResultTable, Score
+from equipoise.platform.stats.uncertainty import compare, samples
+from equipoise.platform.study.confirm import CONFIRMED_BY, confirmations, define
 
 Make = Callable[..., TrialSettings]
 BENCHMARKS = ("dive", "ssv2")
@@ -52,7 +54,7 @@ def table(
 
 
 def judged(before: ResultTable, after: ResultTable, variants: list[str], **options: Any) -> Confirmation:
-    return judge("again", "mine", variants, before, after, samples(after), draws=300, **options)
+    return compare_gains("again", "mine", variants, before, after, samples(after), draws=300, **options)
 
 
 def top(before: ResultTable, count: int) -> list[str]:

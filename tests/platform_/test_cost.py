@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from equipoise.platform.cost import Budget, Cost, Prices
-from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.settings import Resources, parse
+from equipoise.platform.record.cost import Cost
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.search import Budget, Prices
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.settings.trial import Resources
 
 CONTENT = {"name": "s", "regime": "miniature", "preset": "nano", "trials": 4}
 SPACE = CONTENT | {"objectives": {"hard_region": {"low": 0.1, "high": 2.0}}}

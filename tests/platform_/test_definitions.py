@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from equipoise.platform.definitions import AblationDefinition, Range, SweepDefinition, load_ablation, load_sweep
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.mix import CONTROLS, load_variant
-from equipoise.platform.settings import Resources, Variant, parse
+from equipoise.platform.settings.axes import Range
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.study import AblationDefinition, SweepDefinition, load_ablation, load_sweep
+from equipoise.platform.settings.trial import Resources
+from equipoise.platform.settings.variant import CONTROLS, Variant, load_variant
 
 SWEEP: dict[str, Any] = {
     "name": "mine",

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.platform.definitions import AblationDefinition, load_ablation
-from equipoise.platform.designs import MOST_CELLS, Plan
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.factorial import Fraction, best_fraction, order
-from equipoise.platform.mix import load_variant
-from equipoise.platform.settings import parse
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.design import MOST_CELLS
+from equipoise.platform.settings.factorial import Fraction, best_fraction, order
+from equipoise.platform.settings.plan import Plan
+from equipoise.platform.settings.study import AblationDefinition, load_ablation
+from equipoise.platform.settings.variant import load_variant
 
 
 def study(design: dict[str, Any], **changes: Any) -> AblationDefinition:

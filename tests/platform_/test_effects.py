@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -15,19 +16,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from equipoise.platform import plot_effects
-from equipoise.platform.cli_design import ablation_of
-from equipoise.platform.confirm import define
-from equipoise.platform.confirmation import confirmation_of
-from equipoise.platform.contrasts import Sample, StatisticsError, block_residual, compare, contrast
-from equipoise.platform.definitions import AblationDefinition
-from equipoise.platform.designs import Plan
-from equipoise.platform.effects import Effects, effects_of, estimate
-from equipoise.platform.effects_view import conclude_effects
+from equipoise.platform.analysis.confirmation import confirmation_of
+from equipoise.platform.analysis.effects import Effects, effects_of, estimate
+from equipoise.platform.cli.design import DesignOptions, ablation_of
 from equipoise.platform.errors import StudyError
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.plots import PlotError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.report.effects import conclude_effects
+from equipoise.platform.report.plots import effects as plot_effects
+from equipoise.platform.report.plots.style import PlotError
+from equipoise.platform.settings.plan import Plan
+from equipoise.platform.settings.study import AblationDefinition
+from equipoise.platform.stats.contrasts import block_residual, contrast
+from equipoise.platform.stats.uncertainty import Sample, StatisticsError, compare
+from equipoise.platform.study.confirm import define
 
 Array = NDArray[np.float64]
 Command = Callable[..., tuple[int, str, str]]
@@ -368,7 +370,7 @@ def test_mistakes_get_one_sentence(words: tuple[str, ...], expected: str, run_at
 
 
 def test_the_words_that_resume_a_design_without_a_file() -> None:
-    options = {"kind": "factorial", "factors": ("fwm", "delta=0.2"), "fraction": "full", "cells": None}
+    design = DesignOptions("factorial", ("fwm", "delta=0.2"), "full")
     changes = {
         "preset": "nano",
         "seeds": (3, 4),
@@ -376,17 +378,16 @@ def test_the_words_that_resume_a_design_without_a_file() -> None:
         "set": ("optimisation.steps=5",),
         "name": None,
     }
-    found, again = ablation_of(None, {**options, "objective": None, "weights": ()}, changes)
+    found, again = ablation_of(None, design, changes)
     assert again == (
         "ablate --factor fwm --factor delta=0.2 --fraction full --design factorial --preset nano --seed 3 --seed 4 "
         "--set optimisation.steps=5"
     )
     assert found.name == "factorial-fwm-delta-0.2-full"
     assert (found.seeds, found.control_seeds, found.regime) == ((3, 4), (3, 4), "miniature")
-    replaced, again = ablation_of(
-        "factorial_fwm_hw_ld", {**options, "fraction": None, "objective": None, "weights": ()}, {"name": "mine"}
-    )
+    replaced, again = ablation_of("factorial_fwm_hw_ld", dataclasses.replace(design, fraction=None), {"name": "mine"})
     assert again == "ablate factorial_fwm_hw_ld --factor fwm --factor delta=0.2 --design factorial"
+    assert replaced.design is not None
     assert [f.name for f in replaced.design.factors] == ["fwm", "delta-0.2"]
 
 

@@ -14,14 +14,18 @@ import torch
 from equipoise.data.decode import uniform_indices
 from equipoise.data.transforms import center_crop_resize
 from equipoise.models.probes import LinearBank, fit_bank
-from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform import evaluation
 from equipoise.platform.errors import CheckpointError
-from equipoise.platform.evaluation import extract, frozen_encoder, probe, score, untrained_encoder
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import ProbeSetting, TrialSettings
-from equipoise.platform.storage import Place
-from equipoise.platform.training import LocalReporter, Trainer, open_cache
+from equipoise.platform.settings.preset import ProbeSetting
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths, Place
+from equipoise.platform.trial import checkpoint as checkpoints
+from equipoise.platform.trial import evaluation, features
+from equipoise.platform.trial.caches import open_cache
+from equipoise.platform.trial.encoders import frozen_encoder, untrained_encoder
+from equipoise.platform.trial.evaluation import probe, score
+from equipoise.platform.trial.features import extract
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 Make = Callable[..., TrialSettings]
 CPU = torch.device("cpu")
@@ -159,16 +163,16 @@ def test_probe_of_noise_is_at_chance() -> None:
 def test_parts_of_the_features_join_to_the_whole(
     parts: int, make_trial: Make, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "EXTRACT_BATCH", 8)
+    monkeypatch.setattr(features, "EXTRACT_BATCH", 8)
     settings = make_trial()
-    encoder = evaluation.untrained_encoder(settings)
+    encoder = untrained_encoder(settings)
     manifest = settings.regime.benchmarks["mini_dive"].train
 
     for pooled in (True, False):
-        whole = evaluation.split_features(encoder, settings, paths, manifest, pooled, CPU)
+        whole = features.split_features(encoder, settings, paths, manifest, pooled, CPU)
         assert len(whole) == 48
         found = [
-            evaluation.split_features(encoder, settings, paths, manifest, pooled, CPU, (k, parts)) for k in range(parts)
+            features.split_features(encoder, settings, paths, manifest, pooled, CPU, (k, parts)) for k in range(parts)
         ]
         assert max(len(f) for f in found) < len(whole)
         assert torch.equal(torch.cat([f for f in found if len(f)]), whole)

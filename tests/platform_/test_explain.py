@@ -18,31 +18,24 @@ from rich.console import Console
 from sklearn.gaussian_process import GaussianProcessRegressor
 from statsmodels.stats.multitest import multipletests
 
-from equipoise.platform import explain_view
-from equipoise.platform.cli import cli
-from equipoise.platform.definitions import SweepDefinition
+from equipoise.platform.analysis.explanation import FEWEST, TOGETHER, Finished, doses, finished_of, interactions, looks
+from equipoise.platform.analysis.importance import search_importance
+from equipoise.platform.analysis.next_trial import Surrogate, next_trial
+from equipoise.platform.cli.main import cli
 from equipoise.platform.errors import StudyError
-from equipoise.platform.explain import (
-    FEWEST,
-    TOGETHER,
-    Finished,
-    Surrogate,
-    doses,
-    finished_of,
-    interactions,
-    looks,
-    next_trial,
-)
-from equipoise.platform.explain_view import explain_search, show_explanation
-from equipoise.platform.home import Home
-from equipoise.platform.importance import search_importance
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.mix import load_variant
-from equipoise.platform.plot_slices import MOST_SLICES, plot_slices
-from equipoise.platform.plots import PlotError
-from equipoise.platform.proposals import OptunaProposer, SearchStore, Snapshot
-from equipoise.platform.settings import ObjectiveSetting, Variant, parse
-from equipoise.platform.warm_start import Earlier, EarlierMix
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.report import explanation as explain_view
+from equipoise.platform.report.explanation import explain_search
+from equipoise.platform.report.plots.slices import MOST_SLICES, plot_slices
+from equipoise.platform.report.plots.style import PlotError
+from equipoise.platform.report.tables.explanation import show_explanation
+from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.search.store import SearchStore, Snapshot
+from equipoise.platform.search.warm_start import Earlier, EarlierMix
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.settings.variant import ObjectiveSetting, Variant, load_variant
 
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
 SPACE: dict[str, Any] = {
@@ -346,7 +339,7 @@ def test_a_recorded_search_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     tracker.end(run, "finished")
     folder = home.folder("mine")
     folder.mkdir(parents=True)
-    p = OptunaProposer(d, BENCHMARKS, home.search_store("mine"), parent)
+    p = OptunaProposer(d, BENCHMARKS, SearchStore.of(home, "mine"), parent)
     stream = np.random.default_rng(0)
     for trial in range(30):
         asked = p.ask(trial)
@@ -387,7 +380,7 @@ def test_repeats_and_looks_are_part_of_the_explanation(tmp_path: Path, make_tria
     d = definition(seeds={"most": 3, "share": 0.9}, early_stopping={})
     parent = tracker.start_study("mine", "sweep", d.model_dump(mode="json"))
     tracker.tag(parent, benchmarks=json.dumps(list(BENCHMARKS)))
-    p = OptunaProposer(d, BENCHMARKS, home.search_store("mine"), parent)
+    p = OptunaProposer(d, BENCHMARKS, SearchStore.of(home, "mine"), parent)
     silent = "Nothing on early looks: whether they tell the end shows from 8 finished trials on."
     for trial in range(FEWEST):
         if trial in (1, FEWEST - 1):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from equipoise.models.objectives import list_objectives
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 WEIGHTS = {r.name: 0.1 for r in list_objectives()}

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.halving import EarlyStopping, SeedFidelity, goes_on, ordered
-from equipoise.platform.halving_scheduler import MultiObjectiveHalving
-from equipoise.platform.halving_seeds import due, means
-from equipoise.platform.ledger import Row
-from equipoise.platform.settings import parse
+from equipoise.platform.record.ledger import TrialRow, means
+from equipoise.platform.search.early_stopping import goes_on, ordered
+from equipoise.platform.search.repeats import next_repeat
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.search import EarlyStopping, SeedFidelity
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.study.ray_tune import MultiObjectiveHalving
 
 
 def dominated_counts(points: np.ndarray[Any, Any]) -> list[int]:
@@ -165,11 +166,11 @@ def test_the_scheduler_passes_rungs_on_and_nothing_else() -> None:
     assert "1 trials stopped early" in scheduler.debug_string()
 
 
-def row(number: int, name: str, values: tuple[float, float] | None, role: str = "search", **more: Any) -> Row:
+def row(number: int, name: str, values: tuple[float, float] | None, role: str = "search", **more: Any) -> TrialRow:
     accuracies = None if values is None else {"accuracies": dict(zip(("a", "b"), values, strict=True))}
     content: dict[str, Any] = {"status": "running" if values is None else "finished", "seed": 0, **more}
     settings = json.dumps({"seed": content["seed"]})
-    return Row(number, name, role, content["status"], settings, None, None, None, 1, accuracies, {}, None, None)
+    return TrialRow(number, name, role, content["status"], settings, None, None, None, 1, accuracies, {}, None, None)
 
 
 BOOK = [
@@ -183,12 +184,12 @@ BOOK = [
 
 def test_a_variant_on_the_front_earns_a_seed() -> None:
     setting = SeedFidelity(most=3, share=0.5)
-    found = due(BOOK, ("a", "b"), setting)
+    found = next_repeat(BOOK, ("a", "b"), setting)
     assert found is not None
     assert (found[0].name, found[1]) == ("mix-000", 1)
     # It waits for its result, and the other one on the front is next.
     book = [*BOOK, row(6, "mix-000", None, "repeat", seed=1)]
-    found = due(book, ("a", "b"), setting)
+    found = next_repeat(book, ("a", "b"), setting)
     assert found is not None
     assert (found[0].name, found[1]) == ("mix-002", 1)
 
@@ -197,13 +198,13 @@ def test_the_front_is_one_of_means_and_controls_earn_nothing() -> None:
     setting = SeedFidelity(most=3, share=0.9)
     book = [*BOOK, row(6, "mix-000", (0, 0), "repeat", seed=1), row(7, "mix-002", (3, 9), "repeat", seed=1)]
     assert means(book, ("a", "b"))["mix-000"] == [4.5, 1.5]
-    found = due(book, ("a", "b"), setting)
+    found = next_repeat(book, ("a", "b"), setting)
     assert found is not None
     assert (found[0].name, found[1]) == ("mix-002", 2)  # mix-000's mean is below the baseline's
     book.append(row(8, "mix-002", (3, 9), "repeat", seed=2))
-    assert due(book, ("a", "b"), setting) is None
+    assert next_repeat(book, ("a", "b"), setting) is None
 
 
 def test_repeats_are_a_share_of_the_trials_at_most() -> None:
-    assert due(BOOK, ("a", "b"), SeedFidelity(share=0.21)) is not None  # one in five
-    assert due(BOOK, ("a", "b"), SeedFidelity(share=0.19)) is None
+    assert next_repeat(BOOK, ("a", "b"), SeedFidelity(share=0.21)) is not None  # one in five
+    assert next_repeat(BOOK, ("a", "b"), SeedFidelity(share=0.19)) is None

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from equipoise.platform.definitions import SweepDefinition
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger, Row
-from equipoise.platform.proposals import OptunaProposer, SearchStore
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger, TrialRow
+from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.settings.trial import TrialSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -43,7 +44,7 @@ def content(tiny_data: Path) -> dict[str, Any]:
     }
 
 
-def rows_of(home: Home) -> list[Row]:
+def rows_of(home: Home) -> list[TrialRow]:
     ledger = Ledger(home.folder(NAME) / "ledger.db")
     rows = ledger.rows()
     ledger.close()
@@ -55,7 +56,7 @@ def test_stopped_trials_stay_stopped_and_the_search_goes_on_where_it_was(
 ) -> None:
     file = tmp_path / "space.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
-    words = [sys.executable, "-m", "equipoise.platform.cli", "sweep", str(file), "--home", str(home.root)]
+    words = [sys.executable, "-m", "equipoise", "sweep", str(file), "--home", str(home.root)]
     words += ["--tolerance", "100"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -119,7 +120,7 @@ def test_trials_on_ray_train_are_stopped_and_free_their_workers(
     """Were the workers of a stopped trial not freed, the next trial would wait for them for ever."""
     file = tmp_path / "space.yaml"
     file.write_text(yaml.safe_dump({**content, "resources": {"workers": 2, "cpus_per_worker": 0.5}, "trials": 4}))
-    words = [sys.executable, "-m", "equipoise.platform.cli", "sweep", str(file), "--home", str(home.root)]
+    words = [sys.executable, "-m", "equipoise", "sweep", str(file), "--home", str(home.root)]
     words += ["--tolerance", "100"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr

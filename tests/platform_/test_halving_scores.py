@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform.evaluation import frozen_encoder, untrained_encoder
-from equipoise.platform.halving_scores import encoder_of, items_of, rung_scores
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Rungs, Trainer
-from equipoise.platform.trial import looks
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial import checkpoint as checkpoints
+from equipoise.platform.trial.early_scores import items_of, rung_scores
+from equipoise.platform.trial.encoders import encoder_of, frozen_encoder, untrained_encoder
+from equipoise.platform.trial.ray_train import looks
+from equipoise.platform.trial.reporter import LocalReporter, Rungs
+from equipoise.platform.trial.trainer import Trainer
 
 Make = Callable[..., TrialSettings]
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from equipoise.platform.importance import ImportanceError, needed, search_importance
+from equipoise.platform.analysis.importance import ImportanceError, needed, search_importance
 
 
 def search(trials: int, objectives: int = 4, seed: int = 0) -> optuna.Study:

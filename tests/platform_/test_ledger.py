@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.ledger import OPEN, Ledger
+from equipoise.platform.record.ledger import OPEN, Ledger
 
 
 def test_a_new_trial_has_an_identity_and_nothing_else(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_book_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from equipoise.platform.ledger import Ledger
+from equipoise.platform.record.ledger import Ledger
 book = Ledger(Path(sys.argv[1]))
 for i in range(100_000):
     row = book.open_trial(f"mix-{i}", "search", settings="{}")

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.mix import CONTROLS, Mix, load_variant, resolve, variants
-from equipoise.platform.settings import TrialSettings, Variant, load_preset, load_regime, parse
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.mix import Mix, resolve
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import CONTROLS, Variant, load_variant, variants
 
 # Pinned where a test reads the number, so that tuning the preset changes no test.
 PRESET = load_preset("nano", ["sampling.images=frame", "context.weight=0.5", "model.masks.cut=random"])

@@ -11,9 +11,12 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from equipoise.platform.plots import PlotError, plot_curves, plot_front
-from equipoise.platform.results import ResultTable, Score, published_path, read_csv
-from equipoise.platform.selection import Selection, select
+from equipoise.platform.report.plots.curves import plot_curves
+from equipoise.platform.report.plots.front import plot_front
+from equipoise.platform.report.plots.style import PlotError
+from equipoise.platform.stats.published import published_path, read_csv
+from equipoise.platform.stats.selection import Selection, select
+from equipoise.platform.stats.table import ResultTable, Score
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from equipoise.platform.definitions import SweepDefinition
-from equipoise.platform.mix import load_variant
-from equipoise.platform.proposals import (
-    TRIAL_ATTRIBUTE,
-    OptunaProposer,
-    Proposal,
-    SearchStore,
-    describe,
-)
-from equipoise.platform.samplers import make_sampler
-from equipoise.platform.settings import ObjectiveSetting, Variant, parse
+from equipoise.platform.search.proposer import TRIAL_ATTRIBUTE, OptunaProposer, Proposal
+from equipoise.platform.search.samplers import make_sampler
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.settings.variant import ObjectiveSetting, Variant, describe, load_variant
 
 BENCHMARKS = ("dive", "ssv2", "in")
 

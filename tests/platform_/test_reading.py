@@ -14,11 +14,14 @@ from equipoise.models.geometry import TokenGrid
 from equipoise.models.jepa import StepOutput
 from equipoise.models.masking import MaskSampler, MotionGuided, motion_map
 from equipoise.models.objectives import Latents, create
-from equipoise.platform.audit import AuditError, audit, refuse_dead
-from equipoise.platform.home import Paths
-from equipoise.platform.mix import resolve, variants
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Trainer, build_model
+from equipoise.platform.settings.mix import resolve
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.variant import variants
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial.audit import AuditError, audit, refuse_dead
+from equipoise.platform.trial.encoders import build_model
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 READINGS = ("as_described", "as_published")
 UNTRAINED = (*(n for n in variants() if n.startswith("kinematic")), "sigreg_no_ema")

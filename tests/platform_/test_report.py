@@ -22,22 +22,25 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from equipoise.platform import report as report_module
-from equipoise.platform import study
-from equipoise.platform.cli import cli
-from equipoise.platform.cost import Cost, Prices
-from equipoise.platform.definitions import AblationDefinition, load_ablation
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.mix import variants
-from equipoise.platform.report import SECTIONS, write_report
-from equipoise.platform.report_charts import Scale, outside, pair
-from equipoise.platform.report_content import ReportError, Trial, compare_all, gather, verdict
-from equipoise.platform.results import ResultTable, Score
-from equipoise.platform.selection import SelectionError, select
-from equipoise.platform.settings import Resources, TrialSettings
-from equipoise.platform.tracking import TrackingError
-from equipoise.platform.uncertainty import Sample, samples
+from equipoise.platform.cli.main import cli
+from equipoise.platform.record.client import TrackingError
+from equipoise.platform.record.cost import Cost
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.report.html import page as report_module
+from equipoise.platform.report.html.charts import Scale, outside, pair
+from equipoise.platform.report.html.content import ReportError, Trial, compare_all, difference_in_words, gather
+from equipoise.platform.report.html.page import SECTIONS, write_report
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.files import shipped
+from equipoise.platform.settings.search import Prices
+from equipoise.platform.settings.study import AblationDefinition, load_ablation
+from equipoise.platform.settings.trial import Resources, TrialSettings
+from equipoise.platform.settings.variant import variants
+from equipoise.platform.stats.pareto import SelectionError
+from equipoise.platform.stats.selection import select
+from equipoise.platform.stats.table import ResultTable, Score
+from equipoise.platform.stats.uncertainty import Sample, samples
 
 Settings = Callable[..., TrialSettings]
 Record = Callable[..., Home]
@@ -181,7 +184,7 @@ def test_a_single_seed_reads_as_one(record: Record, tmp_path: Path) -> None:
     assert set(written.content.single_seed) == {"hw", "delta", "random_init"}
     assert f"One seed only: {', '.join(written.content.single_seed)}. Another seed may turn the sign" in said
     assert "Is that more than chance? One seed cannot tell on mini_dive, mini_ssv2, mini_in." in said
-    # Differences of 6 and of 20 points: far outside the error of 500 items, and still no verdict.
+    # Differences of 6 and of 20 points: far outside the error of 500 items, and still no difference_in_words.
     cells = re.findall(r'<span class="verdict (\w+)">([^<]+)</span>', text)
     assert len(cells) == 2 * 3 + 3 * 3
     assert set(cells) == {("unclear", "one seed: test items only")}
@@ -204,9 +207,13 @@ def test_verdicts_are_holms_over_all_variants_and_benchmarks() -> None:
         *(("random_init", v) for v in ("good", "bad", "same", "baseline")),
     }
     for control, wanted in (("baseline", {"good": "better", "bad": "worse", "same": "not distinguishable"}),):
-        told = {v: {verdict(d) for (w, a, _), d in found.items() if w == v and a == control} for v in wanted}
+        told = {
+            v: {difference_in_words(d) for (w, a, _), d in found.items() if w == v and a == control} for v in wanted
+        }
         assert told == {v: {words_} for v, words_ in wanted.items()}
-    assert all(verdict(d) == "better" for (v, a, _), d in found.items() if a == "random_init" and v != "bad")
+    assert all(
+        difference_in_words(d) == "better" for (v, a, _), d in found.items() if a == "random_init" and v != "bad"
+    )
     for control in ("baseline", "random_init"):
         family = sorted((d for (_, a, _), d in found.items() if a == control), key=lambda d: d.p_value)
         highest = 0.0
@@ -223,7 +230,7 @@ def test_unknown_items_and_one_seed_say_nothing() -> None:
         [Score(variant=v, seed=0, benchmark="b", accuracy_percent=a) for v, a in (("baseline", 1.0), ("x", 90.0))]
     )
     found = compare_all(one, select(table, tolerance=1))
-    assert [verdict(d) for d in found.values()] == ["not known"]
+    assert [difference_in_words(d) for d in found.values()] == ["not known"]
 
 
 def test_points_lie_where_their_accuracies_are() -> None:
@@ -269,7 +276,7 @@ def middle(path: str) -> tuple[float, float]:
 def test_definition_on_the_page_asks_for_the_same_study(record: Record, tmp_path: Path) -> None:
     preset = tmp_path / "elsewhere" / "mine.yaml"
     preset.parent.mkdir()
-    shutil.copy(Path(study.__file__).parents[1] / "search_spaces" / "presets" / "nano.yaml", preset)
+    shutil.copy(shipped("presets")["nano"], preset)
     asked = AblationDefinition.model_validate(
         {"name": "made", "regime": "miniature", "preset": str(preset), "variants": ["hw", "delta"], "seeds": [0, 1]}
     )
@@ -595,7 +602,7 @@ def test_search_in_a_browser(record: Record, browser: Chrome, tmp_path: Path) ->
     home = record("search", scores, definition=definition, kind="sweep")
     assert "name it with --optuna-storage" in gather("search", home).notes["importance"][0]
     kept = optuna.create_study(
-        study_name="search", storage=home.search_store("search").open(), directions=["maximize"] * 3
+        study_name="search", storage=SearchStore.of(home, "search").open(), directions=["maximize"] * 3
     )
     kept.add_trials(trials)
     written = write_report("search", home, tmp_path / "out.html")

@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from equipoise.platform.errors import EquipoiseError
-from equipoise.platform.results import (
-    PUBLISHED_BENCHMARKS,
-    UNTRAINED,
-    ResultsError,
-    ResultTable,
-    Score,
-    published_path,
-    read_csv,
-)
+from equipoise.platform.stats.published import PUBLISHED_BENCHMARKS, published_path, read_csv
+from equipoise.platform.stats.table import UNTRAINED, ResultsError, ResultTable, Score
 
 HEADER = "regime,variant,seed,benchmark,probe,classes,train_items,val_items,top1_percent"
 GOOD = ["mixed,baseline,1,ssv2,attentive,174,10,50,8.5", "mixed,ld,1,ssv2,attentive,174,10,50,9.5"]

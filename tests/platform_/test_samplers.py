@@ -16,11 +16,13 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import SettingsError, StudyError
-from equipoise.platform.proposals import OptunaProposer, Proposal, SearchStore
-from equipoise.platform.samplers import FEWEST_PASSED, RUNGS_ATTRIBUTE, STARTUP, Sampler, estimates, make_sampler
-from equipoise.platform.settings import parse
+from equipoise.platform.search.proposer import OptunaProposer, Proposal
+from equipoise.platform.search.samplers import FEWEST_PASSED, RUNGS_ATTRIBUTE, estimates, make_sampler
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.search import STARTUP, Sampler
+from equipoise.platform.settings.study import SweepDefinition
 
 BENCHMARKS = ("dive", "ssv2")
 CONDITIONAL: dict[str, Any] = {

@@ -22,7 +22,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_replay_accounts_for_every_step(bench: Any) -> None:
     worlds, replay = bench("search_worlds"), bench("search_replay")
-    halving = importlib.import_module("equipoise.platform.halving")
+    halving = importlib.import_module("equipoise.platform.settings.search")
     stopping = halving.EarlyStopping(rungs=2, warmup=2)
     strategy = replay.Strategy("random", stopping, halving.SeedFidelity(most=2))
     search = replay.Search(worlds.TestFunction("dtlz7", 1), strategy, 1)
@@ -131,7 +131,7 @@ def test_tables_go_under_their_own_mark(bench: Any) -> None:
 
 def test_blind_looks_are_the_same_for_every_mix(bench: Any) -> None:
     worlds, replay = bench("search_worlds"), bench("search_replay")
-    halving = importlib.import_module("equipoise.platform.halving")
+    halving = importlib.import_module("equipoise.platform.settings.search")
     told = {}
     for blind in (False, True):
         search = replay.Search(

@@ -11,15 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.platform.results import UNTRAINED, ResultTable, Score, published_path, read_csv
-from equipoise.platform.selection import (
-    SelectionError,
-    front,
-    front_probability,
-    hypervolume,
-    noise_floor,
-    select,
-)
+from equipoise.platform.stats.front_probability import front_probability
+from equipoise.platform.stats.pareto import SelectionError, front, hypervolume
+from equipoise.platform.stats.published import published_path, read_csv
+from equipoise.platform.stats.selection import noise_floor, select
+from equipoise.platform.stats.table import UNTRAINED, ResultTable, Score
 
 BENCHMARKS = ("a", "b", "c")
 

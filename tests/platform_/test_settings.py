@@ -6,21 +6,11 @@ from typing import Any
 import pytest
 
 from equipoise.platform.errors import SettingsError, nearest
-from equipoise.platform.settings import (
-    ContextLoss,
-    ObjectiveSetting,
-    Preset,
-    Resources,
-    TrialSettings,
-    Variant,
-    apply_override,
-    find,
-    load_preset,
-    load_regime,
-    load_yaml,
-    parse,
-    shipped,
-)
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.files import apply_override, find, load_yaml, shipped
+from equipoise.platform.settings.preset import ContextLoss, Preset, load_preset
+from equipoise.platform.settings.trial import Resources, TrialSettings, load_regime
+from equipoise.platform.settings.variant import ObjectiveSetting, Variant
 
 
 def trial(**change: Any) -> TrialSettings:

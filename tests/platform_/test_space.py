@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.platform.cli import cli
-from equipoise.platform.definitions import SweepDefinition, load_sweep
+from equipoise.platform.cli.main import cli
 from equipoise.platform.errors import SettingsError
-from equipoise.platform.mix import load_variant, resolve, variants
-from equipoise.platform.settings import ObjectiveSetting, Variant, parse
-from equipoise.platform.space import SearchSpace
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.mix import resolve
+from equipoise.platform.settings.space import SearchSpace
+from equipoise.platform.settings.study import SweepDefinition, load_sweep
+from equipoise.platform.settings.variant import ObjectiveSetting, Variant, load_variant, variants
 
 R = {"low": 0.1, "high": 2.0}
 TAU = {"low": 0.3, "high": 3.0, "log": True}

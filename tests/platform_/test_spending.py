@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from equipoise.platform.cost import Cost, Prices
-from equipoise.platform.plot_cost import plot_cost
-from equipoise.platform.report_lines import gains_for_cost, volume_for_cost
-from equipoise.platform.results import ResultTable, Score
-from equipoise.platform.selection import Selection, select
-from equipoise.platform.settings import Resources
-from equipoise.platform.spending import Spending, spending
+from equipoise.platform.analysis.spending import Spending, spending
+from equipoise.platform.record.cost import Cost
+from equipoise.platform.report.html.lines import gains_for_cost, volume_for_cost
+from equipoise.platform.report.plots.cost import plot_cost
+from equipoise.platform.settings.search import Prices
+from equipoise.platform.settings.trial import Resources
+from equipoise.platform.stats.selection import Selection, select
+from equipoise.platform.stats.table import ResultTable, Score
 
 BENCHMARKS = ("one", "two")
 # trial, variant, seed, status, hours held, hours of those done twice, scores; in the order in which they ended

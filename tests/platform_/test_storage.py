@@ -16,17 +16,20 @@ import pytest
 import torch
 from pyarrow import fs
 
-from equipoise.platform import cli, study
-from equipoise.platform.checkpoint import RECORD, STATE, keep_latest, latest, load, save
-from equipoise.platform.definitions import AblationDefinition
+from equipoise.platform.cli import main as cli
 from equipoise.platform.errors import CheckpointError, StorageError, StudyError, UnreachableError
-from equipoise.platform.home import Home, Paths
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.proposals import OptunaProposer, SearchStore
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.storage import Place
-from equipoise.platform.training import LocalReporter, Trainer
-from equipoise.platform.trial import _stops_all
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.study import AblationDefinition
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths, Place
+from equipoise.platform.study.resume import refuse_other_places
+from equipoise.platform.trial.checkpoint import RECORD, STATE, keep_latest, latest, load, save
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.run import _stops_all
+from equipoise.platform.trial.trainer import Trainer
 
 Make = Callable[..., TrialSettings]
 
@@ -199,7 +202,7 @@ SAVE = """
 import sys
 from pathlib import Path
 import torch
-from equipoise.platform.checkpoint import keep_latest, save
+from equipoise.platform.trial.checkpoint import keep_latest, save
 from equipoise.platform.settings import TrialSettings
 settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
 state = {"model": {f"w{i}": torch.zeros(1_000_000) for i in range(8)}}
@@ -385,16 +388,16 @@ def test_a_study_stays_where_it_was_started(tmp_path: Path) -> None:
         (away, named, f"started with --storage {tmp_path / 'shared'}, now it is the home folder"),
     ):
         ledger = Ledger(tmp_path / f"{bool(started.storage)}.db")
-        study._same_places(definition, started, ledger)
+        refuse_other_places(definition, started, ledger)
         ledger.set_fact("definition", definition.model_dump(mode="json"))
-        study._same_places(definition, started, ledger)
+        refuse_other_places(definition, started, ledger)
         with pytest.raises(StudyError, match=said):
-            study._same_places(definition, other, ledger)
+            refuse_other_places(definition, other, ledger)
         ledger.close()
 
 
 def test_a_journal_may_lie_elsewhere_and_belongs_to_one_study(tmp_path: Path) -> None:
-    from equipoise.platform.definitions import load_sweep
+    from equipoise.platform.settings.study import load_sweep
 
     definition = load_sweep("quickstart", {})
     store = SearchStore((tmp_path / "shared" / "search.journal").as_uri())

@@ -28,19 +28,23 @@ import pytest
 import torch
 import yaml
 
-from equipoise.platform import cli, study
-from equipoise.platform.checkpoint import RECORD, STATE, load
-from equipoise.platform.conclude import conclude_study
-from equipoise.platform.definitions import AblationDefinition, SweepDefinition
-from equipoise.platform.director import Director
+from equipoise.platform.cli import main as cli
 from equipoise.platform.errors import StorageError, StudyError
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.proposals import OptunaProposer, SearchStore
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.report.front import conclude_study
+from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Place
-from equipoise.platform.training import LocalReporter, Trainer
-from equipoise.platform.trial import PHASE
+from equipoise.platform.study import run as study
+from equipoise.platform.study.director import Director
+from equipoise.platform.study.run import RunOptions
+from equipoise.platform.trial.checkpoint import RECORD, STATE, load
+from equipoise.platform.trial.messages import PHASE
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -201,7 +205,7 @@ def test_an_ablation_in_an_object_store(
             os.kill(result["pid"], signal.SIGKILL)
 
     monkeypatch.setattr(Director, "reported", kill_once)
-    outcome = study.ablate(AblationDefinition.model_validate(content), home, quiet=True)
+    outcome = study.ablate(AblationDefinition.model_validate(content), home, RunOptions(quiet=True))
     assert {r.name: r.status for r in outcome.rows} == dict.fromkeys(("baseline", "random_init", "hw"), "finished")
     assert len(killed) == 1
     assert [r.attempts for r in outcome.rows] == [1, 1, 2]
@@ -243,7 +247,7 @@ def test_an_ablation_in_an_object_store(
     assert "correctness-step_00000060" in (trials / "t0003" / "checkpoints").names()
 
     with pytest.raises(StudyError, match=r"was started with --storage s3://\S+, now it is the home folder"):
-        study.ablate(AblationDefinition.model_validate(content), Home(home.root), quiet=True, resume=True)
+        study.ablate(AblationDefinition.model_validate(content), Home(home.root), RunOptions(quiet=True, resume=True))
 
 
 def descendants() -> Iterator[tuple[int, str]]:
@@ -282,7 +286,7 @@ def test_a_worker_of_ray_train_goes_on_from_an_object_store(
             os.kill(killed[0], signal.SIGKILL)
 
     monkeypatch.setattr(Director, "reported", kill_once)
-    outcome = study.pretrain(AblationDefinition.model_validate(content), home, quiet=True)
+    outcome = study.pretrain(AblationDefinition.model_validate(content), home, RunOptions(quiet=True))
     assert [(r.status, r.attempts) for r in outcome.rows] == [("finished", 1)]
     assert len(killed) == 1
     row = outcome.rows[0]
@@ -306,7 +310,7 @@ def same(one: Path, other: str) -> None:
 
 
 def command(home: Home, file: Path, *more: str) -> list[str]:
-    words = [sys.executable, "-m", "equipoise.platform.cli", "sweep", str(file), "--home", str(home.root)]
+    words = [sys.executable, "-m", "equipoise", "sweep", str(file), "--home", str(home.root)]
     return [*words, "--tolerance", "100", *more]
 
 
@@ -391,7 +395,7 @@ def test_a_sweep_on_postgresql_an_mlflow_server_and_an_object_store(
     # The store of the search is shared: another home's study of the same name does not join this one.
     definition = SweepDefinition.model_validate(space(tiny_data, "stopped"))
     with pytest.raises(StudyError, match="holds a study 'stopped' of another home"):
-        OptunaProposer(definition, ("a", "b"), home.search_store("stopped"), "another parent run")
+        OptunaProposer(definition, ("a", "b"), SearchStore.of(home, "stopped"), "another parent run")
 
     written = [p.read_bytes() for p in home.folder("stopped").parent.rglob("*") if p.is_file()]
     assert not any(postgres.password.encode() in content for content in written)
@@ -428,10 +432,10 @@ def test_a_sweep_whose_database_goes_away_stops_with_a_sentence_and_goes_on(
     monkeypatch.setattr(Director, "ended", stop_first)
     stopped = r"study 'gone' stopped: Optuna's storage postgresql://127.0.0.1:\d+/gone cannot be used: .*--resume"
     with pytest.raises(StudyError, match=stopped):
-        study.sweep(definition, home, quiet=True)
+        study.sweep(definition, home, RunOptions(quiet=True))
     monkeypatch.undo()
     postgres.start()
-    assert study.sweep(definition, home, quiet=True, resume=True).complete
+    assert study.sweep(definition, home, RunOptions(quiet=True, resume=True)).complete
     assert set(check_books(home, "gone", 3).values()) == {"finished"}
     ledger = Ledger(home.folder("gone") / "ledger.db")
     assert [r.attempts for r in ledger.rows()] == [1, 1, 1], "what was finished is told, not done again"

@@ -16,18 +16,20 @@ import pytest
 import torch
 import yaml
 
-from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform import study
-from equipoise.platform.audit import AuditError
-from equipoise.platform.conclude import conclude_study
-from equipoise.platform.definitions import AblationDefinition, SweepDefinition
+from equipoise.platform.api import load_encoder
 from equipoise.platform.errors import StudyError
-from equipoise.platform.evaluation import frozen_encoder
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.record import definition_of
-from equipoise.platform.registry import load_encoder
-from equipoise.platform.tracking import Tracker, TrackingError
+from equipoise.platform.record.client import TrackingError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.record.reading import definition_of
+from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.report.front import conclude_study
+from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
+from equipoise.platform.study import run as study
+from equipoise.platform.study.run import RunOptions
+from equipoise.platform.trial import checkpoint as checkpoints
+from equipoise.platform.trial.audit import AuditError
+from equipoise.platform.trial.encoders import frozen_encoder
 
 CheckBooks = Callable[[Home, str, int], dict[str, str]]
 
@@ -58,7 +60,7 @@ def parent_note(tracker: Tracker, run_id: str) -> str:
 
 def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, check_books: CheckBooks) -> None:
     definition = SweepDefinition.model_validate(space(tiny_data))
-    outcome = study.sweep(definition, home, quiet=True)
+    outcome = study.sweep(definition, home, RunOptions(quiet=True))
     assert outcome.complete
     assert set(check_books(home, "tiny-sweep", 7).values()) == {"finished"}
     assert [r.name for r in outcome.rows] == [*("baseline", "random_init") * 2, "hw", "delta", "mix-002"]
@@ -105,14 +107,18 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     assert len(tracker.client.search_model_versions("name = 'tiny-sweep'")) == 2
 
     with pytest.raises(StudyError, match="go on with --resume"):
-        study.sweep(definition, home, quiet=True)
+        study.sweep(definition, home, RunOptions(quiet=True))
     more = SweepDefinition.model_validate(space(tiny_data, trials=4, prices={"cpu_hour": 36.0}))
-    assert study.sweep(more, home, quiet=True, resume=True).complete
+    assert study.sweep(more, home, RunOptions(quiet=True, resume=True)).complete
     recorded = definition_of(tracker, parent)
     assert (recorded["trials"], recorded["prices"]["cpu_hour"]) == (4, 36.0), "what reads the record sees the newest"
     assert len(check_books(home, "tiny-sweep", 8)) == 8
     with pytest.raises(StudyError, match="was started with sampler 'tpe', now it is 'random'"):
-        study.sweep(SweepDefinition.model_validate(space(tiny_data, sampler="random")), home, quiet=True, resume=True)
+        study.sweep(
+            SweepDefinition.model_validate(space(tiny_data, sampler="random")),
+            home,
+            RunOptions(quiet=True, resume=True),
+        )
 
 
 def test_a_failed_trial_is_recorded_and_the_study_goes_on(home: Home, tiny_data: Path) -> None:
@@ -127,7 +133,7 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(home: Home, tiny_data:
     # A file where the third trial's folder should be: it fails in its own process, the others do not.
     (home.folder("failing") / "trials").mkdir(parents=True)
     (home.folder("failing") / "trials" / "t0003").write_text("in the way")
-    outcome = study.ablate(definition, home, quiet=True)
+    outcome = study.ablate(definition, home, RunOptions(quiet=True))
     assert outcome.complete
     assert {r.name: r.status for r in outcome.rows} == {
         "baseline": "finished",
@@ -149,7 +155,8 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(home: Home, tiny_data:
 def test_training_on_ray_train_equals_the_loop_in_process(
     home: Home, tiny_data: Path, make_trial: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from equipoise.platform.training import LocalReporter, Trainer
+    from equipoise.platform.trial.reporter import LocalReporter
+    from equipoise.platform.trial.trainer import Trainer
 
     content = {
         "name": "on-train",
@@ -160,7 +167,7 @@ def test_training_on_ray_train_equals_the_loop_in_process(
         "refuse_controls": True,
         "resources": {"launcher": "train"},
     }
-    outcome = study.pretrain(AblationDefinition.model_validate(content), home, quiet=True)
+    outcome = study.pretrain(AblationDefinition.model_validate(content), home, RunOptions(quiet=True))
     assert [r.status for r in outcome.rows] == ["finished"]
     assert outcome.rows[0].result is not None
     one = checkpoints.load(outcome.rows[0].result["checkpoint"])
@@ -172,7 +179,7 @@ def test_training_on_ray_train_equals_the_loop_in_process(
             assert (one.state["model"][key] == value).all(), key
 
     two = {**content, "name": "on-two", "resources": {"workers": 2, "cpus_per_worker": 1}}
-    outcome = study.pretrain(AblationDefinition.model_validate(two), home, quiet=True)
+    outcome = study.pretrain(AblationDefinition.model_validate(two), home, RunOptions(quiet=True))
     assert [r.status for r in outcome.rows] == ["finished"], outcome.rows
     assert outcome.rows[0].run_id is not None
     history = home.tracker().client.get_metric_history(outcome.rows[0].run_id, "train/loss")
@@ -188,12 +195,12 @@ def test_a_study_with_a_dead_objective_does_not_start(home: Home, tiny_data: Pat
         "custom": {"unseen": {"objectives": {"future_predictive": 1.0, "spectral": 1.0}}},
     }
     with pytest.raises(AuditError, match="spectral"):
-        study.ablate(AblationDefinition.model_validate(content), home, quiet=True)
+        study.ablate(AblationDefinition.model_validate(content), home, RunOptions(quiet=True))
     assert not (home.folder("dead") / "ledger.db").exists()
 
 
 def command(home: Home, file: Path, *more: str) -> list[str]:
-    words = [sys.executable, "-m", "equipoise.platform.cli", "sweep", str(file), "--home", str(home.root)]
+    words = [sys.executable, "-m", "equipoise", "sweep", str(file), "--home", str(home.root)]
     return [*words, "--tolerance", "100", *more]
 
 

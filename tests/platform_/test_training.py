@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from equipoise.data.loader import Batch, ClipStream
-from equipoise.platform import checkpoint as checkpoints
 from equipoise.platform.errors import CheckpointError
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Trainer, TrainingError, learning_rate
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths
+from equipoise.platform.trial import checkpoint as checkpoints
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer, TrainingError, learning_rate
 
 Make = Callable[..., TrialSettings]
 
@@ -61,9 +62,10 @@ RUN = """
 import sys, json
 from pathlib import Path
 import torch
-from equipoise.platform.home import Paths
-from equipoise.platform.settings import TrialSettings
-from equipoise.platform.training import LocalReporter, Trainer
+from equipoise.platform.storage import Paths
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.trainer import Trainer
 torch.set_num_threads(1)
 settings = TrialSettings.model_validate_json(Path(sys.argv[1]).read_text())
 def report(metrics):

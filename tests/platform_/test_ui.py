@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner
 from selenium.webdriver import Chrome
 
-from equipoise.platform.cli import cli
-from equipoise.platform.home import Home
+from equipoise.platform.cli.main import cli
+from equipoise.platform.record.home import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # the study they share was run by Ray
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
@@ -51,7 +51,7 @@ def served(
 ) -> Iterator[Served]:
     port = free_port()
     log = tmp_path_factory.mktemp("ui") / "log.txt"
-    words = [sys.executable, "-m", "equipoise.platform.cli", "ui", "--home", str(studied.root), "--port", str(port)]
+    words = [sys.executable, "-m", "equipoise", "ui", "--home", str(studied.root), "--port", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(words, stdout=out, stderr=out)
     found = Served(f"http://127.0.0.1:{port}", process, log)

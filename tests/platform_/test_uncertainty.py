@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from equipoise.platform.correctness import read_correctness
-from equipoise.platform.evaluation import BenchmarkResult
-from equipoise.platform.ledger import Ledger
-from equipoise.platform.resampling import Spread, spread_of
-from equipoise.platform.results import ResultTable, Score
-from equipoise.platform.storage import Place
-from equipoise.platform.uncertainty import (
+from equipoise.platform.record.correctness import read_correctness
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.stats.resampling import Spread, spread_of
+from equipoise.platform.stats.table import ResultTable, Score
+from equipoise.platform.stats.uncertainty import (
     Difference,
     Sample,
     StatisticsError,
@@ -31,6 +29,8 @@ from equipoise.platform.uncertainty import (
     minimal_detectable_difference,
     samples,
 )
+from equipoise.platform.storage import Place
+from equipoise.platform.trial.evaluation import BenchmarkResult
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]

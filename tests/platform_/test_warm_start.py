@@ -11,17 +11,21 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from equipoise.platform.definitions import SweepDefinition
+from equipoise.platform.analysis.importance import search_importance
 from equipoise.platform.errors import StudyError
-from equipoise.platform.home import Home
-from equipoise.platform.importance import search_importance
-from equipoise.platform.mix import load_variant
-from equipoise.platform.proposals import WARMED_ATTRIBUTE, OptunaProposer, SearchStore
-from equipoise.platform.samplers import POPULATION, WARM_ATTRIBUTE
-from equipoise.platform.settings import ObjectiveSetting, TrialSettings, Variant, parse
-from equipoise.platform.study import sweep
-from equipoise.platform.tracking import Tracker, TrackingError
-from equipoise.platform.warm_start import MOST_STARTS, Earlier, EarlierMix, earlier_mixes
+from equipoise.platform.record.client import TrackingError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.search.proposer import WARMED_ATTRIBUTE, OptunaProposer
+from equipoise.platform.search.samplers import WARM_ATTRIBUTE
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.search.warm_start import MOST_STARTS, Earlier, EarlierMix, earlier_mixes
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.search import POPULATION
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.variant import ObjectiveSetting, Variant, load_variant
+from equipoise.platform.study.run import sweep
 
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
 R = {"low": 0.1, "high": 2.0}

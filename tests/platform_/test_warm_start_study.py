@@ -9,13 +9,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from equipoise.platform import study
-from equipoise.platform.conclude import conclude_study
-from equipoise.platform.definitions import SweepDefinition
-from equipoise.platform.explain_view import explain_search
-from equipoise.platform.home import Home
-from equipoise.platform.samplers import WARM_ATTRIBUTE
-from equipoise.platform.settings import parse
+from equipoise.platform.record.home import Home
+from equipoise.platform.report.explanation import explain_search
+from equipoise.platform.report.front import conclude_study
+from equipoise.platform.search.samplers import WARM_ATTRIBUTE
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.study import run as study
+from equipoise.platform.study.run import RunOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -39,7 +41,7 @@ def space(tiny_data: Path, **change: Any) -> SweepDefinition:
 
 
 def test_a_search_begins_with_what_an_earlier_one_found(home: Home, tiny_data: Path) -> None:
-    first = study.sweep(space(tiny_data), home, quiet=True)
+    first = study.sweep(space(tiny_data), home, RunOptions(quiet=True))
     assert [r.name for r in first.rows] == ["baseline", "random_init", "hw", "delta"]
     said: list[str] = []
     later = space(
@@ -50,12 +52,12 @@ def test_a_search_begins_with_what_an_earlier_one_found(home: Home, tiny_data: P
         warm_start="before",
         constraints={"max_loss": 5.0},
     )
-    second = study.sweep(later, home, quiet=True, progress=lambda what, done, total: said.append(what))
+    second = study.sweep(later, home, RunOptions(quiet=True, progress=lambda what, done, total: said.append(what)))
     assert second.complete
     assert "warm start from before: 2 of its mixes count as done" in said
     # The last one has nothing on: it is the baseline, with its next seed.
     assert [r.name for r in second.rows] == ["baseline", "random_init", "mix-002", "baseline"]
-    told = optuna.load_study(study_name="later", storage=home.search_store("later").open()).trials
+    told = optuna.load_study(study_name="later", storage=SearchStore.of(home, "later").open()).trials
     assert [t.state for t in told] == [TrialState.COMPLETE] * 4
     assert [t.user_attrs.get(WARM_ATTRIBUTE) for t in told] == ["before/hw", "before/delta", None, None]
     results = {r.name: r.result for r in first.rows}

@@ -12,13 +12,14 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from equipoise.platform import checkpoint as checkpoints
-from equipoise.platform import process_group, study
-from equipoise.platform.cluster import ray_cluster
-from equipoise.platform.definitions import AblationDefinition
 from equipoise.platform.errors import StudyError
-from equipoise.platform.home import Home
-from equipoise.platform.study import Outcome
+from equipoise.platform.record.home import Home
+from equipoise.platform.settings.study import AblationDefinition
+from equipoise.platform.study import run as study
+from equipoise.platform.study.cluster import ray_cluster
+from equipoise.platform.study.run import Outcome, RunOptions
+from equipoise.platform.trial import checkpoint as checkpoints
+from equipoise.platform.trial import process_group
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 NODE = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
@@ -48,7 +49,7 @@ def train(home: Home, tiny_data: Path, address: str, name: str, variant: str, **
         "refuse_controls": True,
         "resources": resources,
     }
-    outcome = study.pretrain(AblationDefinition.model_validate(content), home, quiet=True, address=address)
+    outcome = study.pretrain(AblationDefinition.model_validate(content), home, RunOptions(quiet=True, address=address))
     assert [(r.status, r.error) for r in outcome.rows] == [("finished", None)]
     return outcome
 

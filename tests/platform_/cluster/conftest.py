@@ -17,8 +17,8 @@ import psutil
 import pytest
 import yaml
 
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
 
 CheckBooks = Callable[[Home, str, int], dict[str, str]]
 Record = Callable[[str, object], None]
@@ -79,7 +79,7 @@ class Driver:
 
     def __init__(self, environment: dict[str, str], *words: str, inside: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [*inside, sys.executable, "-m", "equipoise.platform.cli", *words],
+            [*inside, sys.executable, "-m", "equipoise", *words],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

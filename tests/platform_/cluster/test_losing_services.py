@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from equipoise.platform.home import Home
+from equipoise.platform.record.home import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

@@ -9,17 +9,18 @@ from typing import Any
 import optuna
 import pytest
 
-from equipoise.platform import director, meter
-from equipoise.platform.definitions import SweepDefinition
-from equipoise.platform.director import Director
-from equipoise.platform.halving import EarlyStopping
-from equipoise.platform.home import Paths
-from equipoise.platform.ledger import Ledger, Row
-from equipoise.platform.progress import StudyDisplay
-from equipoise.platform.proposals import OptunaProposer, SearchStore
-from equipoise.platform.settings import TrialSettings, parse
-from equipoise.platform.storage import Place
-from equipoise.platform.trial import PHASE
+from equipoise.platform.record.ledger import Ledger, TrialRow
+from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.search import EarlyStopping
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths, Place
+from equipoise.platform.study import director, meter
+from equipoise.platform.study.director import Director
+from equipoise.platform.study.progress import StudyDisplay
+from equipoise.platform.trial.messages import PHASE
 
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
 STOPPING = EarlyStopping(rungs=2, reduction_factor=2, warmup=2)  # at steps 2 and 3 of 6
@@ -120,7 +121,7 @@ class Sweep:
             "mini_in": share * 9 - h * d,
         }
 
-    def trial(self, die_after: float | None = None) -> Row | None:
+    def trial(self, die_after: float | None = None) -> TrialRow | None:
         """One trial from its suggestion to its end; the driver dies after so many reports."""
         config = self.director.suggest("ray")
         if config is None:
@@ -132,7 +133,7 @@ class Sweep:
             if die_after == count:
                 raise self.Killed
             scores = self.scores(settings, step / 6)
-            stays = self.director.judge(number, step, scores)
+            stays = self.director.decide(number, step, scores)
             if die_after == count + 0.5:
                 raise self.Killed  # booked, and nobody else has heard of it
             self.director.reported(number, {PHASE: "rung", "step": step, "scores": scores})
@@ -159,7 +160,7 @@ class Sweep:
         self.director.reported(number, {PHASE: "done", "result": {**result, "seconds": {"score": 0.0}}})
         self.director.ended(number, None)
 
-    def finish(self) -> list[Row]:
+    def finish(self) -> list[TrialRow]:
         while self.trial() is not None:
             pass
         return self.ledger.rows()

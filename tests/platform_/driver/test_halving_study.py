@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from equipoise.platform import study
-from equipoise.platform.definitions import SweepDefinition
 from equipoise.platform.errors import StudyError
-from equipoise.platform.halving import SeedFidelity
-from equipoise.platform.home import Home
-from equipoise.platform.ledger import Ledger, Row
-from equipoise.platform.settings import TrialSettings, parse
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger, TrialRow
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.search import SeedFidelity
+from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.study.resume import parent_run
 
 Begin = Callable[..., Any]
 
 
-def story(rows: list[Row]) -> list[Any]:
+def story(rows: list[TrialRow]) -> list[Any]:
     """What a study came to, without who ran it when."""
     return [(r.number, r.name, r.role, r.status, r.settings, r.optuna_number, r.rungs, r.result) for r in rows]
 
@@ -193,10 +194,10 @@ def test_a_rung_that_comes_again_gets_the_answer_it_got(sweep: Begin) -> None:
         s.trial()
     row = next(r for r in s.ledger.rows() if r.status == "finished" and r.role == "search")
     better = {n: dict.fromkeys(s.director.benchmarks, -math.inf) for n in row.rungs}
-    assert all(s.director.judge(row.number, n, scores) for n, scores in better.items())
+    assert all(s.director.decide(row.number, n, scores) for n, scores in better.items())
     assert s.ledger[row.number].rungs == row.rungs
     stopped = next(r for r in s.finish() if r.status == "stopped")
-    assert not s.director.judge(stopped.number, max(stopped.rungs), dict.fromkeys(s.director.benchmarks, 100.0))
+    assert not s.director.decide(stopped.number, max(stopped.rungs), dict.fromkeys(s.director.benchmarks, 100.0))
 
 
 def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: Begin) -> None:
@@ -208,7 +209,7 @@ def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: 
         s.director.started(number)
         settings = TrialSettings.model_validate_json(config["settings"])
         steps = (config["rungs"] or {"steps": []})["steps"]
-        if not all(s.director.judge(number, step, s.scores(settings, step / 6)) for step in steps):
+        if not all(s.director.decide(number, step, s.scores(settings, step / 6)) for step in steps):
             break
         s.complete(number)
     assert config is not None
@@ -216,7 +217,7 @@ def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: 
     s.director.died(number)
     s.director.started(number)
     assert (s.ledger[number].status, s.ledger[number].attempts) == ("stopped", 2)
-    assert not any(s.director.judge(number, step, dict.fromkeys(s.director.benchmarks, 100.0)) for step in first.rungs)
+    assert not any(s.director.decide(number, step, dict.fromkeys(s.director.benchmarks, 100.0)) for step in first.rungs)
     s.director.ended(number, None)
     assert (s.ledger[number].status, s.ledger[number].rungs) == ("stopped", first.rungs)
     assert s.optuna()[first.optuna_number or 0].state == TrialState.PRUNED
@@ -225,7 +226,7 @@ def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: 
 def test_a_book_from_before_early_stopping_is_read(tmp_path: Path) -> None:
     import sqlite3
 
-    from equipoise.platform import ledger
+    from equipoise.platform.record import ledger
 
     old = sqlite3.connect(tmp_path / "ledger.db")
     old.executescript(ledger.SCHEMA.replace("    rungs TEXT,\n    cost TEXT,\n", ""))
@@ -238,17 +239,13 @@ def test_a_book_from_before_early_stopping_is_read(tmp_path: Path) -> None:
     assert found.rungs == {7: {"a": 1.0}}
 
 
-def test_early_stopping_may_be_given_up_and_not_changed(
-    tmp_path: Path, make_trial: Callable[..., TrialSettings]
-) -> None:
+def test_early_stopping_may_be_given_up_and_not_changed(tmp_path: Path) -> None:
     content = {"name": "s", "regime": "miniature", "preset": "nano", "trials": 12, "control_seeds": [0]}
     content |= {"objectives": {"delta": {"low": 0.1, "high": 2.0}}}
     ledger, tracker = Ledger(tmp_path / "ledger.db"), Home(tmp_path).tracker()
 
     def parent(**change: Any) -> str:
-        return study._parent(
-            parse(SweepDefinition, content | change, "s"), "sweep", ledger, tracker, make_trial(), False
-        )
+        return parent_run(parse(SweepDefinition, content | change, "s"), "sweep", ledger, tracker, ())
 
     first = parent(early_stopping={"rungs": 2})
     with pytest.raises(StudyError, match=r"was started with early_stopping \{'rungs': 2"):

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from equipoise.platform import director
-from equipoise.platform.cost import Budget, Cost
-from equipoise.platform.trial import PHASE
+from equipoise.platform.record.cost import Cost
+from equipoise.platform.settings.search import Budget
+from equipoise.platform.study import director
+from equipoise.platform.trial.messages import PHASE
 
 Begin = Callable[..., Any]
 

@@ -1,0 +1,54 @@
+"""The command `equipoise claims`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, storage_option
+
+
+@click.command()
+@click.argument("target", metavar="[STUDY|CSV]", required=False)
+@click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
+@click.option("--claims", "name", help="A YAML file of claims; default: those of the paper.")
+@click.option("--level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
+@home_options
+@storage_option
+@json_option
+def claims(
+    target: str | None,
+    published: bool,
+    name: str | None,
+    level: float,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """Say which of the paper's claims a STUDY, or a CSV of accuracies, supports.
+
+    Each claim is supported, refuted, not distinguishable, or not testable here, with the numbers that say so. A target
+    that ends in .csv is a file in the layout of the published table; all its regimes are read.
+    """
+    from rich.console import Console
+
+    from equipoise.platform.analysis.claims.evidence import from_csv, from_study
+    from equipoise.platform.analysis.claims.judge import judge_claims
+    from equipoise.platform.analysis.claims.vocabulary import PUBLISHED_CLAIMS, load_claims
+    from equipoise.platform.report.tables.claims import show
+    from equipoise.platform.stats.published import published_path
+
+    if (target is None) != published:
+        raise click.UsageError("give one of: a STUDY, a file ending in .csv, or --published")
+    loaded = load_claims(name or PUBLISHED_CLAIMS)
+    if target is None:
+        evidence = from_csv(published_path(), loaded, "the published table")
+    elif Path(target).suffix.lower() == ".csv":
+        evidence = from_csv(Path(target), loaded)
+    else:
+        evidence = from_study(target, places.open())
+    found = judge_claims(loaded, evidence, level=level)
+    if as_json:
+        emit(found.to_dict())
+    else:
+        show(found, Console())

@@ -1,0 +1,66 @@
+"""The command line: `equipoise`."""
+
+from __future__ import annotations
+
+import errno
+
+import click
+
+from equipoise.platform.cli.audit import audit
+from equipoise.platform.cli.claims import claims
+from equipoise.platform.cli.confirm import confirm
+from equipoise.platform.cli.data import data
+from equipoise.platform.cli.effects import effects
+from equipoise.platform.cli.explain import explain
+from equipoise.platform.cli.report import report
+from equipoise.platform.cli.results import front, list_, probe, ui
+from equipoise.platform.cli.space import space
+from equipoise.platform.cli.studies import ablate, pretrain, quickstart, sweep
+from equipoise.platform.errors import EquipoiseError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="equipoise")
+def cli() -> None:
+    """Find Pareto-balanced training objectives for self-supervised video models."""
+
+
+STUDIES = (ablate, confirm, pretrain, quickstart, sweep)
+RESULTS = (audit, claims, effects, explain, front, probe, report, ui)
+for command in (*STUDIES, *RESULTS, data, list_, space):
+    cli.add_command(command)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """The errors that are a person's to mend; anything else is a bug and keeps its trace."""
+    from equipoise.data._files import WorkerError
+    from equipoise.data._rendering import BuildError
+    from equipoise.data.cache import CacheError
+    from equipoise.data.decode import DecodeBudgetError, DecodeError
+    from equipoise.data.manifest import ManifestError
+    from equipoise.data.mixture import MixtureError
+
+    data = (BuildError, CacheError, DecodeBudgetError, DecodeError, ManifestError, MixtureError, WorkerError)
+    return (EquipoiseError, *data)
+
+
+def main() -> None:
+    """Entry point of the console command: one sentence and a non-zero exit for a person's mistake, never a trace."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped.", err=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        click.echo(f"Error: {error.strerror}: {error.filename or 'no space left'}", err=True)
+        raise SystemExit(1) from None
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,228 @@
+"""Options that several commands share; a command gets them as one frozen record."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from equipoise.platform.record.home import Home
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a command reads and writes: ``--home``, ``--tracking-uri``, ``--storage``, ``--optuna-storage``."""
+
+    home: Path
+    tracking_uri: str | None = None
+    storage: str | None = None
+    optuna_storage: str | None = None
+
+    def open(self) -> Home:
+        """The home folder."""
+        from equipoise.platform.record.home import Home
+
+        return Home(self.home.resolve(), self.tracking_uri, self.storage, self.optuna_storage)
+
+    @property
+    def record(self) -> str:
+        """The options that name the record again, as they are typed."""
+        where = f"--home {shlex.quote(str(self.home.resolve()))}"
+        return where + (f" --tracking-uri {shlex.quote(self.tracking_uri)}" if self.tracking_uri else "")
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What every command that runs a study was asked for; None and () where an option was not given.
+
+    Attributes:
+        name: of the study.
+        resume: go on with the study of this name.
+        preset: shipped preset or file.
+        regime: shipped regime or file.
+        overrides: of the preset.
+        reading: of the variants.
+        concurrent: trials at once.
+        address: of a Ray cluster.
+        tolerance: points a balanced variant may lose.
+        workers: Ray Train workers of a trial.
+        cpus_per_worker: CPUs of each.
+        gpus_per_worker: GPUs of each.
+        placement: of the workers on nodes.
+        parallel: how several workers share the model.
+    """
+
+    name: str | None = None
+    resume: bool = False
+    preset: str | None = None
+    regime: str | None = None
+    overrides: tuple[str, ...] = ()
+    reading: str | None = None
+    concurrent: int | None = None
+    address: str | None = None
+    tolerance: float | None = None
+    workers: int | None = None
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float | None = None
+    placement: str | None = None
+    parallel: str | None = None
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """Resources of a trial that were given."""
+        keys = ("workers", "cpus_per_worker", "gpus_per_worker", "placement", "parallel")
+        return {k: getattr(self, k) for k in keys if getattr(self, k) is not None}
+
+    def changes(self, **more: Any) -> dict[str, Any]:
+        """What they and ``more`` change of a definition."""
+        found = {k: getattr(self, k) for k in ("name", "preset", "regime", "reading", "concurrent")}
+        return {**found, **more, "set": self.overrides, "resources": self.resources or None}
+
+
+def gathered(record: type[Any], word: str) -> Callable[[F], F]:
+    """Pass the options that are fields of a record as one argument, ``word``."""
+    names = [field.name for field in fields(record)]
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def wrapper(*args: Any, **options: Any) -> Any:
+            taken = {name: options.pop(name) for name in names if name in options}
+            return command(*args, **options, **{word: record(**taken)})
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def home_options(command: F) -> F:
+    """``--home`` and ``--tracking-uri``."""
+    home = click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="EQUIPOISE_HOME",
+        default=Path("equipoise_home"),
+        show_default=True,
+        help="Folder with data, caches, studies and the local MLflow store (or EQUIPOISE_HOME).",
+    )
+    uri = click.option(
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server; default: a SQLite file in the home folder."
+    )
+    return home(uri(gathered(Places, "places")(command)))
+
+
+def study_options(command: F) -> F:
+    """Everything that the commands which run a study share, as ``asked``."""
+    options = [
+        click.option("--name", help="Name of the study; default: the file's."),
+        click.option("--resume", is_flag=True, help="Go on with the study of this name."),
+        click.option("--preset", help="nano, small, base, or a YAML file."),
+        click.option("--regime", help="miniature, ucf101, mixed, synthetic, or a YAML file."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a preset key."),
+        click.option("--reading", type=click.Choice(["as_described", "as_published"])),
+        click.option("--concurrent", type=click.IntRange(1), help="Trials at once; default: as many as fit."),
+        click.option("--address", help="Address of a Ray cluster, or auto; default: start one here."),
+        click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose anywhere."),
+        click.option("--workers", type=click.IntRange(1), help="Ray Train workers of a trial."),
+        click.option("--cpus-per-worker", type=click.FloatRange(0, min_open=True)),
+        click.option("--gpus-per-worker", type=click.FloatRange(0, 1), help="Below 1, trials share a GPU."),
+        click.option("--placement", type=click.Choice(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])),
+        click.option("--parallel", type=click.Choice(["ddp", "fsdp"]), help="How several workers share the model."),
+    ]
+    command = gathered(StudyOptions, "asked")(command)
+    for option in reversed(options):
+        command = option(command)
+    return storage_option(command)
+
+
+def storage_option(command: F) -> F:
+    """``--storage``."""
+    return click.option(
+        "--storage",
+        envvar="EQUIPOISE_STORAGE",
+        metavar="PLACE",
+        help="Where trials write: a folder all nodes share, s3://bucket/folder or gs://bucket/folder "
+        "(or EQUIPOISE_STORAGE); default: the home folder.",
+    )(command)
+
+
+def optuna_storage_option(command: F) -> F:
+    """``--optuna-storage``."""
+    return click.option(
+        "--optuna-storage",
+        envvar="EQUIPOISE_OPTUNA_STORAGE",
+        metavar="URL",
+        help="Where Optuna keeps the search: postgresql://user@host/database (password from PGPASSWORD or .pgpass) or "
+        "the path of a journal file (or EQUIPOISE_OPTUNA_STORAGE); default: a journal in the home folder.",
+    )(command)
+
+
+def max_loss_option(command: F) -> F:
+    """``--max-loss``: the constraints of a search."""
+    return click.option(
+        "--max-loss",
+        "constraints",
+        metavar="POINTS",
+        multiple=True,
+        callback=_constraints,
+        help="Points below the baseline that a mix may lose, on every benchmark, or BENCHMARK=POINTS, once for each; "
+        "the sampler avoids mixes that lose more.",
+    )(command)
+
+
+def _constraints(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any] | None:
+    found: dict[str, float] = {}
+    for text in values:
+        benchmark, _, points = text.rpartition("=")  # nothing before it: every benchmark
+        try:
+            value = float(points)
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r} given; expected points of accuracy, as in 2.0, or mini_dive=2.0"
+            ) from None
+        if benchmark in found:
+            raise click.BadParameter(f"{text!r} comes after another one for {benchmark or 'every benchmark'}: give one")
+        found[benchmark] = value
+    if "" in found and len(found) > 1:
+        raise click.BadParameter("give one number for every benchmark, or BENCHMARK=POINTS for each, not both")
+    return {"max_loss": found.get("", found)} if found else None
+
+
+def json_option(command: F) -> F:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
+
+
+def emit(content: Any) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(content, indent=1))
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error, fed with (what, done, total); plain lines where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"{title}: {what}", total=total)
+                if not console.is_terminal:
+                    console.print(f"{title}: {what} ({total})", highlight=False)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield progress

@@ -1,0 +1,44 @@
+"""The command `equipoise report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from equipoise.platform.cli.options import (
+    Places,
+    emit,
+    home_options,
+    json_option,
+    optuna_storage_option,
+    storage_option,
+)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; default: the study's folder.")
+@click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose; default: noise floor.")
+@optuna_storage_option
+@storage_option
+@home_options
+@json_option
+def report(
+    study: str,
+    out: Path | None,
+    tolerance: float | None,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """Write one HTML page about a STUDY (name or MLflow run id): what was asked, found, and how to repeat it.
+
+    The page needs nothing but a browser; it is also logged to the study's MLflow run.
+    """
+    from equipoise.platform.report.html.page import write_report
+
+    written = write_report(study, places.open(), out, tolerance)
+    if as_json:
+        emit(written.to_dict())
+    else:
+        click.echo(str(written.path))

@@ -1,0 +1,185 @@
+"""The commands that read results: `equipoise probe`, `front`, `list`, `ui`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, progress_bar
+from equipoise.platform.errors import EquipoiseError
+from equipoise.platform.record.home import Home
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--benchmark", "benchmarks", multiple=True, help="Score only this; may be given more than once.")
+@click.option("--out", help="Folder or URI for the per-item outcomes; default: beside it.")
+@home_options
+@json_option
+def probe(checkpoint: str, benchmarks: tuple[str, ...], out: str | None, places: Places, as_json: bool) -> None:
+    """Score the frozen encoder of a CHECKPOINT (a folder or an s3: or gs: URI) on its regime's benchmarks."""
+    from equipoise.platform.settings.base import parse
+    from equipoise.platform.settings.trial import TrialSettings
+    from equipoise.platform.storage import Place
+    from equipoise.platform.study.caches import prepare_caches
+    from equipoise.platform.trial import checkpoint as checkpoints
+    from equipoise.platform.trial.device import compute_threads, default_device
+    from equipoise.platform.trial.encoders import frozen_encoder
+    from equipoise.platform.trial.evaluation import score
+
+    place = places.open()
+    found = checkpoints.load(checkpoint)
+    chosen = {**found.settings.model_dump(mode="json"), "benchmarks": list(benchmarks)}
+    settings = parse(TrialSettings, chosen, f"probe {checkpoint}")
+    encoder = frozen_encoder(found)
+    with progress_bar("Building clip caches") as progress:
+        prepare_caches(settings, place, probe=True, progress=progress)
+    with progress_bar("Scoring") as progress, compute_threads(1):
+        results = score(encoder, settings, place.paths, default_device(), progress)
+    folder = Place.at(out) if out else found.path.parent / f"correctness-{found.path.name}"
+    for result in results:
+        result.write(folder)
+    content = {
+        "checkpoint": str(found.path),
+        "variant": settings.variant_name,
+        "seed": settings.seed,
+        "step": found.step,
+        "correctness": str(folder),
+        "benchmarks": [r.summary() for r in results],
+    }
+    if as_json:
+        emit(content)
+        return
+    click.echo(f"{settings.variant_name}, seed {settings.seed}, step {found.step}")
+    for r in results:
+        chosen_text = ", ".join(f"{k} {v:g}" for k, v in r.chosen.items() if k != "holdout_accuracy")
+        click.echo(f"{r.benchmark:12} {r.accuracy:6.2f} %  of {r.items} items  (probe: {chosen_text})")
+    click.echo(f"per-item outcomes in {folder}")
+
+
+@click.command()
+@click.argument("study", required=False)
+@click.option("--results", type=click.Path(path_type=Path), help="A CSV of accuracies instead of a study.")
+@click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
+@click.option("--regime", help="Regime of the CSV's rows: mixed or ucf101 in the published table.")
+@click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose; default: noise floor.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The plot: .png, .pdf or .svg.")
+@home_options
+@json_option
+def front(
+    study: str | None,
+    results: Path | None,
+    published: bool,
+    regime: str | None,
+    tolerance: float | None,
+    out: Path | None,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """Show the Pareto front of a STUDY (name or MLflow run id) and select the balanced variant."""
+    from rich.console import Console
+
+    from equipoise.platform.report.front import conclude_study, conclude_table
+    from equipoise.platform.report.tables.front import show
+    from equipoise.platform.stats.published import published_path, read_csv
+
+    if sum([study is not None, results is not None, published]) != 1:
+        raise click.UsageError("give one of: a STUDY, --results FILE.csv, or --published")
+    if study is not None:
+        if regime is not None:
+            raise click.UsageError("--regime goes with --results or --published: a study has one regime")
+        found = conclude_study(study, places.open(), out, tolerance)
+    else:
+        path = published_path() if published else results
+        assert path is not None
+        if regime is None:
+            raise click.UsageError("--regime is missing: say which regime's rows of the CSV to compare, e.g. mixed")
+        table = read_csv(path, regime)
+        found = conclude_table(table, out or Path(f"front_{regime}.png"), f"{path.stem}, {regime} regime", tolerance)
+    if as_json:
+        emit(found.to_dict())
+    else:
+        show(found, Console())
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["objectives", "variants", "presets", "regimes", "spaces", "studies"]))
+@json_option
+def list_(what: str, as_json: bool) -> None:
+    """List what ships: objectives, variants, presets, regimes, search spaces, studies."""
+    from equipoise.models.objectives import list_objectives
+    from equipoise.platform.settings.files import load_yaml, shipped
+    from equipoise.platform.settings.variant import variants
+
+    if what == "objectives":
+        found = {r.name: r.description for r in list_objectives()}
+    elif what == "variants":
+        found = {name: v.description for name, v in variants().items()}
+    else:
+        found = {name: load_yaml(path).get("description", "") for name, path in shipped(what).items()}
+    if as_json:
+        emit({what: [{"name": k, "description": v} for k, v in found.items()]})
+        return
+    width = max(len(k) for k in found)
+    for name, description in found.items():
+        click.echo(f"{name:{width}}  {description}")
+
+
+@click.command()
+@click.argument("study", required=False)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@home_options
+def ui(study: str | None, port: int, places: Places) -> None:
+    """Open MLflow's UI on a STUDY (default: the newest one): its runs with their accuracies, its variants compared.
+
+    It is served on this machine only; where the studies are on a server already, only the addresses are printed.
+    """
+    place = places.open()
+    uri = place.uri()
+    on_server = uri.startswith(("http:", "https:"))
+    if places.tracking_uri is None and not (place.root / "mlflow.db").is_file():
+        raise EquipoiseError(f"{place.root} holds no studies yet: run equipoise quickstart, sweep or ablate first")
+    if not on_server:
+        _must_be_free(port)
+    server = uri.rstrip("/") if on_server else f"http://127.0.0.1:{port}"
+    for what, address in _pages(place, study):
+        click.echo(f"{what}: {server}{address}", err=True)
+    if on_server:
+        return
+    click.echo(f"MLflow's UI: {server}  (Ctrl-C ends it)", err=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its background jobs serve nothing here
+    # In place of this process: signals then reach the server itself, and ending it leaves nothing behind.
+    os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])
+
+
+def _must_be_free(port: int) -> None:
+    with socket.socket() as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise EquipoiseError(f"port {port} is in use: choose another with --port") from None
+
+
+def _pages(home: Home, study: str | None) -> list[tuple[str, str]]:
+    """What of a study to look at, and where behind the server's address."""
+    from equipoise.platform.record.client import RESULT_TAG
+    from equipoise.platform.record.mlflow_pages import compare_page, runs_page
+
+    tracker = home.tracker()
+    parent = tracker.study_run(study)
+    name = parent.data.tags[RESULT_TAG]
+    pages = [
+        (f"Trials of {name}", runs_page(tracker, name)),
+        ("Accuracies against each other", runs_page(tracker, name, charts=True)),
+    ]
+    compared = compare_page(tracker, tracker.trial_runs(parent.info.run_id))
+    return [*pages, ("Variants side by side", compared)] if compared else pages

@@ -1,0 +1,99 @@
+"""What the commands that run a study share: run it, say how to go on after an interrupt, conclude it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from equipoise.platform.cli.options import Places, StudyOptions, emit, progress_bar
+from equipoise.platform.errors import EquipoiseError
+
+if TYPE_CHECKING:
+    from equipoise.platform.record.home import Home
+    from equipoise.platform.study.run import Outcome, RunOptions
+
+Runner = Callable[["Home", "RunOptions"], "Outcome"]
+
+
+def run(
+    runner: Runner, places: Places, asked: StudyOptions, again: str, given: Mapping[str, Any] | None = None
+) -> Outcome:
+    """Run a study; an interrupted one ends the command with the words that resume it.
+
+    Args:
+        runner: called with the home and how to run.
+        places: where.
+        asked: how.
+        again: the command's words without its options of place.
+        given: what the command line changes of the definition, kept for a resumption.
+    """
+    from equipoise.platform.study.run import RunOptions
+
+    home = places.open()
+    with progress_bar("Preparing") as progress:
+        outcome = runner(home, RunOptions(resume=asked.resume, address=asked.address, progress=progress, given=given))
+    if not outcome.complete:
+        done = outcome.count("finished")
+        where = places.record
+        where += f" --storage {shlex.quote(str(home.place))}" if home.storage else ""
+        # Its URL may hold a password, so it is not repeated.
+        where += " and the same --optuna-storage" if home.optuna_storage else ""
+        click.echo(
+            f"Stopped: {done} of {outcome.planned} trials are finished and kept. "
+            f"Go on with: equipoise {again} --name {outcome.name} --resume {where}",
+            err=True,
+        )
+        raise SystemExit(130)
+    if outcome.note is not None:
+        click.echo(outcome.note, err=True)
+    return outcome
+
+
+def say_failures(outcome: Outcome) -> None:
+    """Name every failed trial.
+
+    Raises:
+        EquipoiseError: if no trial finished.
+    """
+    failed = [r for r in outcome.rows if r.status == "failed"]
+    for row in failed:
+        click.echo(f"{row.key} {row.name} failed: {row.error}", err=True)
+    if len(failed) == len(outcome.rows):
+        raise EquipoiseError(f"every trial of study {outcome.name!r} failed; the first: {failed[0].error}")
+
+
+def conclude(outcome: Outcome, places: Places, asked: StudyOptions, design: bool, as_json: bool) -> None:
+    """Select from a study that ran, and show what a design's factors add."""
+    from rich.console import Console
+
+    from equipoise.platform.report.front import conclude_study
+    from equipoise.platform.report.tables.front import show
+    from equipoise.platform.stats.pareto import SelectionError
+
+    say_failures(outcome)
+    home = places.open()
+    content = {**outcome.to_dict(), "selection": None}
+    try:
+        found = conclude_study(outcome.name, home, None, asked.tolerance)
+    except SelectionError as error:
+        # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
+        click.echo(f"No selection yet: {error}", err=True)
+    else:
+        content["selection"] = found.to_dict()
+        if not as_json:
+            show(found, Console())
+    if design:
+        from equipoise.platform.report.effects import conclude_effects
+        from equipoise.platform.report.tables.effects import show_effects
+
+        effects, picture = conclude_effects(outcome.name, home)
+        content["effects"] = {**effects.to_dict(), "plot": picture and str(picture)}
+        if not as_json:
+            show_effects(effects, picture, Console())
+    if as_json:
+        emit(content)
+    where = f"{outcome.name} {places.record}"
+    click.echo(f"One page about it: equipoise report {where}\nIn MLflow: equipoise ui {where}", err=as_json)

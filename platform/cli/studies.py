@@ -1,0 +1,144 @@
+"""The commands that start or resume a study: sweep, ablate, pretrain, quickstart."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from typing import Any
+
+import click
+
+from equipoise.platform.cli.data import build_miniature
+from equipoise.platform.cli.design import DesignOptions, ablation_of, design_options
+from equipoise.platform.cli.options import (
+    Places,
+    StudyOptions,
+    emit,
+    home_options,
+    json_option,
+    max_loss_option,
+    optuna_storage_option,
+    study_options,
+)
+from equipoise.platform.cli.running import conclude, run
+from equipoise.platform.errors import EquipoiseError
+
+
+@click.command()
+@click.argument("space")
+@click.option("--trials", type=click.IntRange(1), help="Trials of the search, controls not counted.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the search.")
+@click.option("--sampler", type=click.Choice(["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]))
+@click.option("--warm-start", metavar="STUDY", help="Begin with what an earlier study of this record found.")
+@click.option("--budget", metavar="HOURS", help="End the search before it takes more than 40gpu-h, or 200cpu-h.")
+@max_loss_option
+@optuna_storage_option
+@study_options
+@home_options
+@json_option
+def sweep(space: str, places: Places, asked: StudyOptions, as_json: bool, **search: Any) -> None:
+    """Search objective weights. SPACE: quickstart, miniature_parameters or full, which are shipped, or a YAML file.
+
+    With --resume, options that changed the search space when the study was started need not be repeated.
+    """
+    from equipoise.platform.settings.study import load_sweep, name_in_space
+    from equipoise.platform.study import run as study
+    from equipoise.platform.study.resume import remembered
+
+    changes = {k: v for k, v in asked.changes(**search).items() if v not in (None, ())}
+    if asked.resume:
+        changes = remembered(places.open(), asked.name or name_in_space(space), changes)
+    definition = load_sweep(space, changes)
+    runner = functools.partial(study.sweep, definition)
+    outcome = run(runner, places, asked, f"sweep {shlex.quote(space)}", changes)
+    conclude(outcome, places, asked, False, as_json)
+
+
+@click.command()
+@click.argument("definition", required=False)
+@design_options
+@click.option("--variant", "variants", multiple=True, help="Replace the variants; may be given more than once.")
+@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Replace the seeds.")
+@study_options
+@home_options
+@json_option
+def ablate(
+    definition: str | None,
+    design: DesignOptions,
+    variants: tuple[str, ...],
+    seeds: tuple[int, ...],
+    places: Places,
+    asked: StudyOptions,
+    as_json: bool,
+) -> None:
+    """Run named variants with several seeds. DEFINITION is a shipped study or a YAML file.
+
+    With --design the variants are combinations of factors, and what each factor adds is estimated at the end; it needs
+    no DEFINITION: equipoise ablate --design factorial --factor fwm --factor hw --factor ld
+    """
+    from equipoise.platform.study import run as study
+
+    changes = asked.changes(variants=variants, seeds=seeds, **({"control_seeds": seeds} if seeds else {}))
+    loaded, again = ablation_of(definition, design, changes)
+    outcome = run(functools.partial(study.ablate, loaded), places, asked, again)
+    conclude(outcome, places, asked, loaded.design is not None, as_json)
+
+
+@click.command()
+@click.argument("variant")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@study_options
+@home_options
+@json_option
+def pretrain(variant: str, seed: int, places: Places, asked: StudyOptions, as_json: bool) -> None:
+    """Pretrain one VARIANT with Ray Train and keep its checkpoint."""
+    from equipoise.platform.settings.base import parse
+    from equipoise.platform.settings.study import AblationDefinition
+    from equipoise.platform.study import run as study
+
+    content = {
+        "name": asked.name or f"pretrain-{variant}-s{seed}",
+        "regime": asked.regime or "miniature",
+        "preset": asked.preset or "nano",
+        "set": asked.overrides,
+        "reading": asked.reading or "as_described",
+        "variants": [variant],
+        "seeds": [seed],
+        "control_seeds": [],
+        "refuse_controls": True,
+        "resources": {"launcher": "train", **asked.resources},
+        "concurrent": asked.concurrent,
+    }
+    definition = parse(AblationDefinition, content, f"pretrain {variant}")
+    again = f"pretrain {variant} --seed {seed}"
+    outcome = run(functools.partial(study.pretrain, definition), places, asked, again)
+    row = outcome.rows[0]
+    if row.status == "failed":
+        raise EquipoiseError(f"pretraining failed: {row.error}")
+    kept = (row.result or {})["checkpoint"]
+    if as_json:
+        emit({**outcome.to_dict(), "checkpoint": kept})
+    elif kept is None:
+        click.echo("An untrained variant has no checkpoint: score it with equipoise ablate")
+    else:
+        where = f" --home {shlex.quote(str(places.home))}"
+        click.echo(f"Checkpoint: {kept}\nScore it:   equipoise probe {shlex.quote(kept)}{where}")
+
+
+@click.command()
+@click.option("--trials", type=click.IntRange(1), help="Trials of the search; default: the shipped space's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a preset key.")
+@home_options
+@json_option
+def quickstart(trials: int | None, overrides: tuple[str, ...], places: Places, as_json: bool) -> None:
+    """Build the miniature data, run both controls and a small sweep, and show the front."""
+    from equipoise.platform.settings.study import load_sweep
+    from equipoise.platform.study import run as study
+
+    home = places.open()
+    build_miniature(home, seed=0, workers=2, force=False)
+    definition = load_sweep("quickstart", {"trials": trials, "set": overrides})
+    # A second quickstart goes on with the first, or shows it where it is complete.
+    asked = StudyOptions(resume=home.has_book(definition.name))
+    outcome = run(functools.partial(study.sweep, definition), places, asked, "sweep quickstart")
+    conclude(outcome, places, asked, False, as_json)

@@ -1,0 +1,1 @@
+"""What is kept of a study: its book, its MLflow runs, its home folder."""

@@ -1,0 +1,88 @@
+"""MLflow's own pages, set up for a study: its runs with the accuracies beside them, and its variants compared."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from equipoise.platform.record.client import RESULT_TAG, quoted
+from equipoise.platform.record.tracking import Tracker
+
+SHARED_VIEW = "mlflow.sharedViewState."  # experiment tags under which MLflow keeps views that a link names
+EXPERIMENT_KIND = "mlflow.experimentKind"  # without it the page asks which kind this is
+TRAINING = "workflowType=machine_learning"  # MLflow's pages are otherwise those for language models
+MOST_COMPARED = 20  # runs in one comparison: as many as its pictures can tell apart
+SECTION = "equipoise-accuracies"
+
+
+def keep_view(tracker: Tracker, study: str, parent: str, benchmarks: Sequence[str]) -> None:
+    """Keep a study's view of the runs table in MLflow: accuracies as columns, one scatter plot for each pair.
+
+    Without it MLflow's table shows no metric until a person has picked columns.
+
+    Args:
+        tracker: of the study.
+        study: its name.
+        parent: its run, below which the trials' are shown.
+        benchmarks: metrics that hold the accuracies.
+    """
+    client, experiment = tracker.client, tracker.experiment_id
+    client.set_experiment_tag(experiment, EXPERIMENT_KIND, "custom_model_development")
+    client.set_experiment_tag(experiment, SHARED_VIEW + study, json.dumps(_view(study, parent, benchmarks)))
+
+
+def _view(study: str, parent: str, benchmarks: Sequence[str]) -> dict[str, Any]:
+    def chart(uuid: str, kind: str, **more: Any) -> dict[str, Any]:
+        placed = {"uuid": f"equipoise-{uuid}", "type": kind, "metricSectionId": SECTION}
+        return {**placed, "deleted": False, "isGenerated": False, "runsCountToCompare": 100, **more}
+
+    def axis(benchmark: str) -> dict[str, str]:
+        return {"key": benchmark, "type": "METRIC"}
+
+    scatters = [
+        chart(f"{x}-{y}", "SCATTER", xaxis=axis(x), yaxis=axis(y)) for x, y in itertools.combinations(benchmarks, 2)
+    ]
+    lines = chart("parallel", "PARALLEL", selectedParams=[], selectedMetrics=list(benchmarks), showAllRuns=True)
+    bars = [chart(b, "BAR", metricKey=b) for b in benchmarks]
+    section = {"uuid": SECTION, "name": "Accuracies", "display": True, "isReordered": False, "deleted": False}
+    columns = [*(f"metrics.`{b}`" for b in benchmarks), *(f"tags.`{t}`" for t in ("seed", "front", "balanced"))]
+    return {
+        "searchFilter": f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND tags.role != 'study'",
+        # One row for each variant, the mean over its seeds; a click unfolds them.
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "variant"}]},
+        "selectedColumns": [*columns, "attributes.`Duration`"],
+        "compareRunCharts": [*scatters, lines, *bars],
+        "compareRunSections": [{**section, "isGenerated": False}],
+        "isAccordionReordered": True,
+        "runsHiddenMode": "SHOW_ALL",
+    }
+
+
+def runs_page(tracker: Tracker, study: str, charts: bool = False) -> str:
+    """Address, behind that of the server, of a study's runs: as a table, or as charts of their accuracies."""
+    asked = f"viewStateShareKey={quote(study)}&{TRAINING}" + ("&compareRunsMode=CHART" if charts else "")
+    return f"/#/experiments/{tracker.experiment_id}/runs?{asked}"
+
+
+def compare_page(tracker: Tracker, runs: Sequence[Any]) -> str | None:
+    """Address of MLflow's comparison of a study's variants, each by its first finished seed; None for less than two.
+
+    Controls, the balanced variant and the front come first, where there are more than can be compared.
+    """
+    first: dict[str, Any] = {}
+    marks = [("role", "control"), ("balanced", "true"), ("front", "true")]
+    for run in sorted(runs, key=lambda r: [r.data.tags.get(tag) != value for tag, value in marks]):
+        tags = run.data.tags
+        if tags.get("status") != "finished":
+            continue
+        there = first.get(tags["variant"])
+        if there is None or int(tags["seed"]) < int(there.data.tags["seed"]):
+            first[tags["variant"]] = run
+    if len(first) < 2:
+        return None
+    shown = [run.info.run_id for run in list(first.values())[:MOST_COMPARED]]
+    experiments = quote(json.dumps([tracker.experiment_id]))
+    return f"/#/compare-runs?runs={quote(json.dumps(shown))}&experiments={experiments}&{TRAINING}"

@@ -1,0 +1,1 @@
+"""Where mixes come from: samplers, early stopping, repeats, warm starts."""

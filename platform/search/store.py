@@ -1,0 +1,167 @@
+"""Where Optuna's studies are kept: SQLite, PostgreSQL or a journal file."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from equipoise.platform.errors import StorageError, StudyError
+from equipoise.platform.record.home import Home
+from equipoise.platform.storage import Place
+
+DRIVER = "postgresql+psycopg2"
+
+
+class SearchStore:
+    """Where Optuna keeps a sweep: a journal file, or a PostgreSQL database.
+
+    Args:
+        where: path or ``file:`` URI of the journal, which may lie on storage that several machines share, or
+            ``postgresql://user@host:port/database``.
+
+    Raises:
+        StorageError: if it is neither.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._url = self._journal = None
+        if "://" in where and not where.startswith("file:"):
+            self._url = _postgresql(where)
+            # What is shown and stored: nothing that could hold a password.
+            self.name = str(URL.create("postgresql", None, None, self._url.host, self._url.port, self._url.database))
+        else:
+            self._journal = Place.at(where).local
+            if self._journal is None:
+                raise StorageError(f"Optuna's journal {where!r} has to be a file on a disk: Optuna appends to it")
+            self.name = str(self._journal)
+
+    @classmethod
+    def of(cls, home: Home, study: str) -> SearchStore:
+        """Where a home keeps a sweep: its ``optuna_storage``, or a journal in the study's folder.
+
+        Raises:
+            StorageError: if ``optuna_storage`` is neither PostgreSQL nor a file.
+        """
+        return cls(home.optuna_storage or str(home.folder(study) / "optuna.journal"))
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is a journal that does not exist."""
+        return self._journal is not None and not self._journal.is_file()
+
+    def search(self, study: str) -> optuna.Study:
+        """A search in it.
+
+        Raises:
+            StorageError: if the store cannot be used.
+            KeyError: if it holds no such search.
+        """
+        with self.errors_in_words():
+            return optuna.load_study(study_name=study, storage=self.open())
+
+    def open(self) -> BaseStorage:
+        """Connect.
+
+        Raises:
+            StorageError: if it cannot be reached, or its driver is not installed.
+        """
+        with self.errors_in_words():
+            if self._journal is not None:
+                self._journal.parent.mkdir(parents=True, exist_ok=True)
+                return JournalStorage(JournalFileBackend(str(self._journal)))
+            assert self._url is not None
+            try:
+                # A connection that the server dropped while trials ran is opened again.
+                return RDBStorage(
+                    self._url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True}
+                )
+            except ImportError:
+                raise StorageError(
+                    f"Optuna's storage {self.name} needs PostgreSQL's driver: pip install 'equipoise[postgres]'"
+                ) from None
+
+    @contextlib.contextmanager
+    def errors_in_words(self) -> Iterator[None]:
+        """Turn what goes wrong inside into one sentence without a password."""
+        try:
+            yield
+        except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            # Optuna's own error says nothing: the database's is its cause.
+            said = str(error.__cause__ or error).splitlines()[0]
+            secret = self._url.password if self._url is not None else None
+            said = said.replace(str(secret), "***") if secret else said
+            raise StorageError(f"Optuna's storage {self.name} cannot be used: {said[:200]}") from None
+
+
+class Snapshot(SearchStore):
+    """A copy in memory of one search of a store: what is asked of it or told to it is written nowhere.
+
+    Args:
+        store: where the search is.
+        study: its name.
+
+    Raises:
+        StorageError: if the store cannot be used.
+        StudyError: if it holds no such search.
+    """
+
+    def __init__(self, store: SearchStore, study: str) -> None:
+        self.name = store.name
+        self._url = self._journal = None
+        with store.errors_in_words():
+            source = store.open()
+            try:
+                found = source.get_study_id_from_name(study)
+            except KeyError:
+                raise StudyError(
+                    f"Optuna's storage {store.name} holds no search {study!r}: name the right one with "
+                    "--optuna-storage, or run equipoise sweep"
+                ) from None
+            self._memory = InMemoryStorage()
+            copied = optuna.create_study(
+                study_name=study, storage=self._memory, directions=source.get_study_directions(found)
+            )
+            trials = source.get_all_trials(found, deepcopy=False)
+            copied.add_trials(trials)
+            for key, value in source.get_study_user_attrs(found).items():
+                copied.set_user_attr(key, value)
+            made = self._memory.get_study_id_from_name(study)
+            for key, value in source.get_study_system_attrs(found).items():
+                if ":parent:" in key:  # of the genetic samplers: ids of trials, which differ here
+                    numbers = (source.get_trial_number_from_id(one) for one in value)
+                    value = [self._memory.get_trial_id_from_study_id_trial_number(made, n) for n in numbers]
+                self._memory.set_study_system_attr(made, key, value)
+
+    def open(self) -> BaseStorage:
+        """The copy."""
+        return self._memory
+
+
+def _postgresql(where: str) -> URL:
+    scheme, _, rest = where.partition("://")
+    shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+    if scheme.startswith("sqlite"):
+        raise StorageError(
+            f"Optuna's storage {shown!r} is SQLite, which locks under parallel writers: "
+            "give the path of a journal file, or postgresql://user@host:port/database"
+        )
+    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
+        raise StorageError(
+            f"Optuna's storage {shown!r} has scheme {scheme!r}; "
+            "expected the path of a journal file, or postgresql://user@host:port/database"
+        )
+    try:
+        # By name, because the driver that a bare postgresql: stands for differs between versions of SQLAlchemy.
+        url = make_url(f"{scheme if '+' in scheme else DRIVER}://{rest}")
+    except (ValueError, SQLAlchemyError):
+        url = None
+    if url is None or not url.database:
+        raise StorageError(f"Optuna's storage {shown!r} is no URL like postgresql://user@host:port/database")
+    return url

@@ -1,0 +1,127 @@
+"""A preset: size of the model, and how it is trained and probed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from equipoise.models.jepa import JepaConfig
+from equipoise.models.schedules import LinearWarmup, weight_at
+from equipoise.platform.settings.base import Settings, parse
+from equipoise.platform.settings.files import apply_override, find, load_yaml
+
+Pooling = Literal["attentive", "linear"]
+
+
+class Optimisation(Settings):
+    """AdamW and its schedule; one step is one batch."""
+
+    steps: int = Field(30_000, ge=1, description="training steps")
+    batch: int = Field(32, ge=1, description="clips in a step over all workers")
+    lr: float = Field(6e-4, gt=0)
+    lr_start: float = Field(1e-4, ge=0, description="learning rate at step 0 of the warm-up")
+    warmup_steps: int = Field(300, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.04, ge=0, description="none on biases and 1-D parameters")
+    clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+
+
+class ContextLoss(Settings):
+    """Weight of the context loss: 0 until ``start``, linear up to ``weight`` at ``full`` (shares of training)."""
+
+    weight: float = Field(0.5, ge=0)
+    start: float = Field(0.0, ge=0, le=1)
+    full: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ContextLoss:
+        if self.start >= self.full:
+            raise ValueError(f"context start {self.start} is not before full {self.full}")
+        return self
+
+    def at(self, step: int, steps: int) -> float:
+        """Weight at a step, 0-based."""
+        return weight_at(LinearWarmup(self.full - self.start, self.start), self.weight, step, steps)
+
+
+class Sampling(Settings):
+    """How training clips are cut out of the cached frames."""
+
+    stride: int = Field(2, ge=1, description="source frames from one clip frame to the next")
+    scale: tuple[float, float] = Field((0.3, 1.0), description="share of the frame area a random crop covers")
+    ratio: tuple[float, float] = Field((0.75, 1.35), description="aspect ratio of a random crop")
+    hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    images: Literal["frame", "repeat"] = Field("frame", description="a still image as one frame, or as a still clip")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Sampling:
+        for name, top in (("scale", 1.0), ("ratio", None)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high or (top is not None and high > top):
+                raise ValueError(f"{name} is {[low, high]}; expected 0 < low <= high" + (f" <= {top}" if top else ""))
+        return self
+
+
+class ProbeSetting(Settings):
+    """A probe bank: every learning rate with every weight decay, trained side by side."""
+
+    pooling: Pooling
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    lr: tuple[float, ...] = (1e-3,)
+    weight_decay: tuple[float, ...] = (0.01,)
+    heads: int = Field(8, ge=1, description="attention heads of an attentive probe")
+    holdout: float = Field(0.15, gt=0, lt=1, description="share of training items that chooses the winner")
+
+    @field_validator("lr", "weight_decay")
+    @classmethod
+    def _non_negative(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(v < 0 for v in value):
+            raise ValueError(f"{list(value)} given; expected at least one value, none negative")
+        return value
+
+
+class Preset(Settings):
+    """Size of the model and how it is trained and probed: what differs between a laptop and a cluster."""
+
+    name: str
+    description: str = ""
+    model: JepaConfig
+    optimisation: Optimisation
+    context: ContextLoss = ContextLoss()
+    sampling: Sampling = Sampling()
+    cache_size: int = Field(description="short side in pixels of the cached frames", ge=8)
+    cache_frames: int | None = Field(None, ge=1, description="cached frames of a clip, spread evenly; null keeps all")
+    cache_storage: Literal["raw", "jpeg"] = Field(
+        "raw",
+        description="raw frames, or JPEG images of them: a tenth of the space, decoded at every reading",
+        exclude_if=lambda storage: storage == "raw",  # so that trials keep the keys they had before this existed
+    )
+    probes: dict[Pooling, ProbeSetting]
+    checkpoint_every: int = Field(300, ge=1, description="steps between checkpoints")
+    log_every: int = Field(50, ge=1, description="steps between logged metrics")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Preset:
+        if self.cache_size < self.model.size:
+            raise ValueError(
+                f"cache_size {self.cache_size} is below the clip size {self.model.size}: cache larger frames"
+            )
+        attentive = self.probes.get("attentive")
+        if attentive and self.model.encoder.width % attentive.heads:
+            raise ValueError(
+                f"probes.attentive.heads {attentive.heads} does not divide width {self.model.encoder.width}"
+            )
+        return self
+
+
+def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
+    """A preset by name or path, with ``key.sub=value`` overrides applied before the check."""
+    path = find("presets", name_or_path, "preset")
+    data = load_yaml(path)
+    for item in overrides:
+        apply_override(data, item)
+    return parse(Preset, data, f"preset {name_or_path}" + (f" with {list(overrides)}" if overrides else ""))

@@ -1,0 +1,300 @@
+"""Studies as data: what a sweep, an ablation or a single pretraining asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import Field, field_validator, model_validator
+
+from equipoise.platform.errors import SettingsError, nearest
+from equipoise.platform.settings.base import Settings, parse
+from equipoise.platform.settings.design import Design
+from equipoise.platform.settings.files import find, load_yaml
+from equipoise.platform.settings.plan import Plan, plan
+from equipoise.platform.settings.preset import Preset, load_preset
+from equipoise.platform.settings.search import (
+    STARTUP,
+    Budget,
+    Constraints,
+    EarlyStopping,
+    Prices,
+    Sampler,
+    SeedFidelity,
+)
+from equipoise.platform.settings.space import SearchSpace
+from equipoise.platform.settings.trial import Regime, Resources, TrialSettings, load_regime
+from equipoise.platform.settings.variant import CONTROLS, Reading, Variant, load_variant, variants
+
+PUBLISHED = "published"
+"""Stands in ``start`` for all published variants that lie in the space."""
+S = TypeVar("S", bound="StudyBase")
+
+
+class StudyBase(Settings):
+    """What every study says.
+
+    Attributes:
+        name: name of the study, of its folder and of its parent run.
+        regime: shipped regime or path.
+        preset: shipped preset or path.
+        set: overrides of the preset, ``optimisation.steps=200``.
+        reading: how the variants are read.
+        seed: seed of the search; trials have seeds of their own.
+        control_seeds: seeds of each control.
+        refuse_controls: leave the controls out; nothing can then be compared with them.
+        resources: what a trial occupies.
+        concurrent: trials at once; null: as many as fit.
+        retries: how often a trial whose process died is started again from its last checkpoint.
+        prices: what an hour of a CPU and of a GPU costs; null: nobody asks.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    description: str = ""
+    regime: str
+    preset: str
+    set: tuple[str, ...] = ()
+    reading: Reading = "as_described"
+    seed: int = Field(0, ge=0, lt=2**32)
+    control_seeds: tuple[int, ...] = (0,)
+    refuse_controls: bool = False
+    resources: Resources = Resources()
+    concurrent: int | None = Field(None, ge=1)
+    retries: int = Field(3, ge=0)
+    prices: Prices | None = None
+
+    @field_validator("control_seeds")
+    @classmethod
+    def _some(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value) or any(v < 0 for v in value):
+            raise ValueError(f"{list(value)} given; expected different seeds, none negative")
+        return value
+
+    @model_validator(mode="after")
+    def _controls(self) -> StudyBase:
+        if not self.control_seeds and not self.refuse_controls:
+            raise ValueError(
+                "no control_seeds: a study without controls cannot be read; to insist, set refuse_controls: true"
+            )
+        return self
+
+    def load(self) -> tuple[Preset, Regime]:
+        """The preset with its overrides, and the regime."""
+        return load_preset(self.preset, self.set), load_regime(self.regime)
+
+    def trial(self, name: str, variant: Variant, seed: int, preset: Preset, regime: Regime) -> TrialSettings:
+        """Settings of one trial of this study."""
+        data = {
+            "variant_name": name,
+            "variant": variant,
+            "reading": self.reading,
+            "seed": seed,
+            "preset": preset,
+            "regime": regime,
+            "resources": self.resources,
+        }
+        return parse(TrialSettings, data, f"study {self.name}, variant {name}")
+
+    def controls(self) -> list[tuple[str, Variant, int]]:
+        """The controls this study runs first."""
+        if self.refuse_controls:
+            return []
+        return [(c, load_variant(c), seed) for seed in self.control_seeds for c in CONTROLS]
+
+
+class SweepDefinition(SearchSpace, StudyBase):
+    """A search over objective weights and their conditional parameters.
+
+    Attributes:
+        trials: trials of the search, controls not counted.
+        sampler: Optuna sampler.
+        trial_seed: seed every searched trial is trained with.
+        start: shipped variants whose weights are tried first; ``published`` stands for all published ones that lie in
+            the space.
+        constraints: what a mix may lose against the baseline; samplers steer away from those that lose more.
+        warm_start: an earlier study of the same record, whose finished trials the search starts from.
+        early_stopping: when trials stop early; null: never.
+        seeds: how promising variants earn more seeds; null: they do not.
+        budget: hours at which the search stops, ``40gpu-h`` or ``200cpu-h``; null: ``trials`` decides.
+    """
+
+    trials: int = Field(ge=1)
+    sampler: Sampler = "tpe"
+    trial_seed: int = Field(0, ge=0, lt=2**32)
+    start: tuple[str, ...] = ()
+    constraints: Constraints | None = None
+    warm_start: str | None = Field(None, min_length=1)
+    early_stopping: EarlyStopping | None = None
+    seeds: SeedFidelity | None = None
+    budget: Budget | None = None
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known(self) -> SweepDefinition:
+        for name in self.start:
+            if name == PUBLISHED:
+                continue
+            why = self.refuses(load_variant(name))
+            if why is not None:
+                raise ValueError(f"start variant {name!r} {why}")
+        if self.budget is not None:
+            self.budget.check(self.resources)
+        if self.warm_start == self.name:
+            raise ValueError(f"warm_start names the study itself, {self.name!r}: name an earlier one")
+        if self.constraints is not None:
+            self._check_constraints(self.constraints)
+        return self
+
+    def _check_constraints(self, constraints: Constraints) -> None:
+        if not STARTUP[self.sampler]:
+            raise ValueError(
+                f"constraints: sampler {self.sampler} looks at no result and cannot keep to them: "
+                "choose tpe, nsga2, nsga3, gp or botorch, or leave them out"
+            )
+        if self.refuse_controls:
+            raise ValueError("constraints are measured against the baseline: leave refuse_controls out")
+        if isinstance(constraints.max_loss, dict):
+            known = load_regime(self.regime).benchmarks
+            for benchmark in constraints.max_loss:
+                if benchmark not in known:
+                    raise ValueError(
+                        f"constraints: unknown benchmark {benchmark!r} of regime {self.regime}; "
+                        f"{nearest(benchmark, known)}"
+                    )
+
+    def refuses(self, variant: Variant) -> str | None:
+        """Why a variant under its own name is no point of the space, or None: what comes after its name."""
+        teacher = (self.reading == "as_published" and variant.published_teacher) or variant.teacher
+        if variant.untrained or teacher != "ema":
+            return "is no mix of objectives alone: the search space cannot hold it"
+        return self.lacks(variant)
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Names of the variants that are tried first, no more than there are trials."""
+        found: dict[str, Variant] = {}
+        for name in self.start:
+            if name != PUBLISHED:
+                found[name] = load_variant(name)
+                continue
+            for known, variant in variants().items():
+                # Aliases come after the name they stand for.
+                if (
+                    variant.regimes
+                    and variant.objectives
+                    and variant not in found.values()
+                    and not self.refuses(variant)
+                ):
+                    found[known] = variant
+        return tuple(found)[: self.trials]
+
+
+class AblationDefinition(StudyBase):
+    """Named variants, each with every seed.
+
+    Attributes:
+        variants: names of shipped variants.
+        custom: further variants, defined here.
+        seeds: seeds of each variant; controls run with the same ones unless ``control_seeds`` is given.
+        design: further variants, the cells of a design; a custom variant that is a factor of it runs in its cells only.
+    """
+
+    variants: tuple[str, ...] = ()
+    custom: dict[str, Variant] = Field(default_factory=dict)
+    design: Design | None = None
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_seeds(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "control_seeds" not in data and "seeds" in data:
+            return {**data, "control_seeds": data["seeds"]}
+        return data
+
+    @model_validator(mode="after")
+    def _known(self) -> AblationDefinition:
+        for name in self.variants:
+            load_variant(name)
+        twice = sorted(set(self.custom) & set(self.variants) | set(self.custom) & set(CONTROLS))
+        if twice:
+            raise ValueError(f"variant {twice[0]!r} is shipped already: give yours another name")
+        if self.design is not None:
+            self._check_design(self.design)
+        elif not self.variants and not self.custom:
+            raise ValueError("no variants: name at least one, e.g. variants: [hw, fwm]")
+        return self
+
+    def _check_design(self, design: Design) -> None:
+        if self.refuse_controls and design.kind != "leave_one_out":
+            raise ValueError(f"a design of kind {design.kind} has the baseline as a cell: leave refuse_controls out")
+        plan(design, self.custom, self.reading)
+
+    def plan(self) -> Plan | None:
+        """The design worked out, None for a study without one."""
+        return None if self.design is None else plan(self.design, self.custom, self.reading)
+
+    def members(self) -> list[tuple[str, Variant, int]]:
+        """Every variant with every seed, controls left to :meth:`controls`."""
+        factors = {f.name for f in self.design.factors} if self.design is not None else set()
+        named = {n: load_variant(n) for n in self.variants if n not in CONTROLS or self.refuse_controls}
+        named |= {n: variant for n, variant in self.custom.items() if n not in factors}
+        worked_out = self.plan()
+        if worked_out is not None:
+            named |= {c.variant_name: c.variant for c in worked_out.cells if c.variant_name not in CONTROLS}
+        return [(name, variant, seed) for seed in self.seeds for name, variant in named.items()]
+
+
+def load_sweep(name_or_path: str, changes: Mapping[str, Any]) -> SweepDefinition:
+    """A sweep by shipped name or path, with command-line changes applied before the check."""
+    return _load(SweepDefinition, "spaces", name_or_path, "search space", changes)
+
+
+def name_in_space(name_or_path: str) -> str | None:
+    """The name that a search space gives to its study."""
+    content = load_yaml(find("spaces", name_or_path, "search space"))
+    return content.get("name") if isinstance(content, dict) else None
+
+
+def load_ablation(name_or_path: str, changes: Mapping[str, Any]) -> AblationDefinition:
+    """An ablation by shipped name or path, with command-line changes applied before the check."""
+    return _load(AblationDefinition, "studies", name_or_path, "study", changes)
+
+
+def _load(model: type[S], folder: str, name_or_path: str, what: str, changes: Mapping[str, Any]) -> S:
+    path = find(folder, name_or_path, what)
+    data = load_yaml(path)
+    if not isinstance(data, dict):
+        raise SettingsError(f"{what} {path} holds {type(data).__name__}; expected a mapping of settings")
+    given = {k: v for k, v in changes.items() if v is not None and v != ()}
+    if "set" in given:
+        given["set"] = [*data.get("set", ()), *given["set"]]
+    if "resources" in given:
+        given["resources"] = {**data.get("resources", {}), **given["resources"]}
+    return parse(model, {**data, **given}, f"{what} {name_or_path}")
+
+
+def space_settings(definition: SweepDefinition, seed: int | None = None) -> TrialSettings:
+    """All objectives of a search space on at once, each at the geometric mean of its range."""
+    preset, regime = definition.load()
+    name = f"{definition.name}: all at once"
+    return definition.trial(name, definition.middle(), definition.trial_seed if seed is None else seed, preset, regime)
+
+
+class ConfirmationDefinition(StudyBase):
+    """The top variants of a study and both controls, with fresh seeds.
+
+    Attributes:
+        confirms: the study.
+        top: how many variants were asked for; a smaller study has fewer.
+        mixes: the variants, best first.
+        seeds: of every variant and control; none of the study's own.
+    """
+
+    confirms: str
+    top: int = Field(ge=1)
+    mixes: dict[str, Variant] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)

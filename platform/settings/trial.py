@@ -1,0 +1,126 @@
+"""Typed settings of a trial: read from YAML, checked whole before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from equipoise.platform.errors import nearest
+from equipoise.platform.settings.base import Settings, parse
+from equipoise.platform.settings.files import find, load_yaml
+from equipoise.platform.settings.preset import Pooling, Preset
+from equipoise.platform.settings.variant import Reading, Variant
+
+
+class SourceSetting(Settings):
+    """One source of a regime's mixture."""
+
+    manifest: str = Field(description="Parquet manifest, relative to the data folder")
+    weight: float = Field(gt=0, description="share of clips")
+
+
+class BenchmarkSetting(Settings):
+    """A labelled data set with its probe."""
+
+    train: str
+    test: str
+    pooling: Pooling
+    title: str = Field(description="name on plots and tables")
+
+
+class Regime(Settings):
+    """What is pretrained on, and the benchmarks that score the result."""
+
+    name: str
+    description: str = ""
+    sources: dict[str, SourceSetting] = Field(min_length=1)
+    benchmarks: dict[str, BenchmarkSetting] = Field(min_length=1)
+
+
+class Resources(Settings):
+    """What one trial occupies."""
+
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0, description="0, 1, or a share: trials of one worker share a GPU")
+    launcher: Literal["auto", "process", "train"] = Field(
+        "auto", description="process: in the trial's own process; train: Ray Train; auto: process for one worker"
+    )
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="how the workers are placed on nodes: close together, or apart; strict: or not at all"
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp: every worker holds the model; fsdp: parameters and optimiser state are sharded (FSDP2)"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Resources:
+        if self.launcher == "process" and self.workers > 1:
+            raise ValueError(f"launcher 'process' runs one worker; {self.workers} given: use 'auto' or 'train'")
+        if self.gpus_per_worker > 1:
+            raise ValueError(f"gpus_per_worker is {self.gpus_per_worker:g}; a worker drives one GPU: raise workers")
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"gpus_per_worker is {self.gpus_per_worker:g} with {self.workers} workers, but NCCL allows one on "
+                "a GPU: use 1, or one worker per trial, so that trials share a GPU"
+            )
+        for key in ("placement", "parallel"):
+            default = type(self).model_fields[key].default
+            if self.workers == 1 and getattr(self, key) != default:
+                raise ValueError(f"{key} {getattr(self, key)!r} cannot take effect with 1 worker: raise workers")
+        return self
+
+    @property
+    def uses_train(self) -> bool:
+        """Whether Ray Train runs the loop."""
+        return self.launcher == "train" or (self.launcher == "auto" and self.workers > 1)
+
+
+class TrialSettings(Settings):
+    """Everything one trial depends on; its key is a hash of this."""
+
+    variant_name: str
+    variant: Variant
+    reading: Reading = "as_described"
+    seed: int = Field(0, ge=0, lt=2**32)
+    preset: Preset
+    regime: Regime
+    resources: Resources = Resources()
+    benchmarks: tuple[str, ...] = Field((), description="benchmarks to score; empty: all of the regime's")
+
+    @model_validator(mode="after")
+    def _joined(self) -> TrialSettings:
+        for name in self.benchmarks:
+            if name not in self.regime.benchmarks:
+                raise ValueError(
+                    f"unknown benchmark {name!r} of regime {self.regime.name}; {nearest(name, self.regime.benchmarks)}"
+                )
+        for name, b in self.regime.benchmarks.items():
+            if b.pooling not in self.preset.probes:
+                raise ValueError(
+                    f"benchmark {name} needs a {b.pooling} probe, which preset {self.preset.name} does not define"
+                )
+        if self.preset.optimisation.batch % self.resources.workers:
+            raise ValueError(
+                f"batch {self.preset.optimisation.batch} does not divide among {self.resources.workers} workers"
+            )
+        return self
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits that identify these settings; resources do not count, they do not change the result."""
+        content = self.model_dump(mode="json", exclude={"resources", "benchmarks"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Benchmarks this trial is scored on."""
+        return self.benchmarks or tuple(self.regime.benchmarks)
+
+
+def load_regime(name_or_path: str) -> Regime:
+    """A regime by name or path."""
+    return parse(Regime, load_yaml(find("regimes", name_or_path, "regime")), f"regime {name_or_path}")

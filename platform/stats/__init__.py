@@ -1,0 +1,1 @@
+"""Pure numbers: results, fronts, selection, uncertainty. No file, no screen."""

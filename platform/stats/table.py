@@ -1,0 +1,173 @@
+"""Tables of benchmark scores: who scored what, with which seed, on how many items.
+
+A table says nothing about what is better; :mod:`equipoise.platform.stats.selection` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from equipoise.platform.errors import EquipoiseError
+
+UNTRAINED = "untrained_encoder"
+
+
+class ResultsError(EquipoiseError, ValueError):
+    """A result table that cannot be read or used; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One accuracy of one frozen encoder.
+
+    Attributes:
+        variant: name of the objective mix.
+        seed: seed of the pretraining run.
+        benchmark: name of the benchmark.
+        accuracy_percent: top-1 accuracy, 0 to 100.
+        items: test items behind it, None where unknown.
+        flags: what is known about the run that the number does not say, such as ``untrained_encoder``.
+    """
+
+    variant: str
+    seed: int
+    benchmark: str
+    accuracy_percent: float
+    items: int | None = None
+    flags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        where = f"score of {self.variant!r}, seed {self.seed}, on {self.benchmark!r}"
+        if not (math.isfinite(self.accuracy_percent) and 0 <= self.accuracy_percent <= 100):
+            raise ResultsError(f"{where} is {self.accuracy_percent}; expected an accuracy in percent, 0 to 100")
+        if self.items is not None and self.items < 1:
+            raise ResultsError(f"{where} was taken on {self.items} items; expected at least 1, or none given")
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Scores of one regime, at most one for each variant, seed and benchmark.
+
+    Attributes:
+        scores: every score.
+        benchmarks: the benchmarks in the order in which they are shown; all of them count for completeness.
+        flag_meanings: (flag, meaning) pairs for the flags that ``scores`` carry.
+
+    Raises:
+        ResultsError: no score, a benchmark outside ``benchmarks``, or one score given twice.
+    """
+
+    scores: tuple[Score, ...]
+    benchmarks: tuple[str, ...]
+    flag_meanings: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise ResultsError("the result table has no scores; expected at least those of the baseline")
+        if len(set(self.benchmarks)) != len(self.benchmarks):
+            raise ResultsError(f"benchmarks are named twice: {', '.join(self.benchmarks)}; name each once")
+        seen: set[tuple[str, int, str]] = set()
+        for score in self.scores:
+            if score.benchmark not in self.benchmarks:
+                raise ResultsError(
+                    f"{score.variant!r} has a score on {score.benchmark!r}, which is not a benchmark of the table: "
+                    f"{', '.join(self.benchmarks)}"
+                )
+            key = (score.variant, score.seed, score.benchmark)
+            if key in seen:
+                raise ResultsError(
+                    f"{score.variant!r}, seed {score.seed}, has two scores on {score.benchmark!r}; keep one"
+                )
+            seen.add(key)
+
+    @classmethod
+    def from_scores(cls, scores: Iterable[Score], benchmarks: Sequence[str] | None = None) -> ResultTable:
+        """Make a table; without ``benchmarks`` they come in the order of their first score."""
+        rows = tuple(scores)
+        return cls(
+            rows, tuple(benchmarks) if benchmarks is not None else tuple(dict.fromkeys(r.benchmark for r in rows))
+        )
+
+    @cached_property
+    def variants(self) -> tuple[str, ...]:
+        """Every variant, in the order of its first score."""
+        return tuple(dict.fromkeys(score.variant for score in self.scores))
+
+    @cached_property
+    def _of_variant(self) -> dict[str, list[Score]]:
+        """Scores by variant: a study may have a thousand, and each is asked for many times."""
+        found: dict[str, list[Score]] = {}
+        for score in self.scores:
+            found.setdefault(score.variant, []).append(score)
+        return found
+
+    def values(self, variant: str, benchmark: str) -> dict[int, float]:
+        """Accuracy in percent by seed, seeds ascending; empty where there is no score."""
+        found = {s.seed: s.accuracy_percent for s in self._of_variant.get(variant, ()) if s.benchmark == benchmark}
+        return dict(sorted(found.items()))
+
+    def seeds(self, variant: str) -> tuple[int, ...]:
+        """Seeds with a score on any benchmark, ascending."""
+        return tuple(sorted({score.seed for score in self._of_variant.get(variant, ())}))
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Variant to benchmark to the mean accuracy in percent, over the seeds that have a score there."""
+        return {variant: self.mean_of(variant) for variant in self.variants}
+
+    def mean_of(self, variant: str) -> dict[str, float]:
+        """Benchmark to the mean accuracy of one variant in percent, over the seeds that have a score there."""
+        found = {benchmark: self.values(variant, benchmark) for benchmark in self.benchmarks}
+        return {b: math.fsum(v.values()) / len(v) for b, v in found.items() if v}
+
+    def items(self, variant: str, benchmark: str) -> int | None:
+        """Test items behind the scores (the fewest over seeds), None where any is unknown or there is no score."""
+        counts = [s.items for s in self._of_variant.get(variant, ()) if s.benchmark == benchmark]
+        known = [count for count in counts if count is not None]
+        return min(known) if known and len(known) == len(counts) else None
+
+    def flags(self, variant: str) -> frozenset[str]:
+        """Every flag on any score of the variant."""
+        return frozenset().union(*(score.flags for score in self._of_variant.get(variant, ())))
+
+    def incomplete(self) -> dict[str, tuple[str, ...]]:
+        """Variants that lack a benchmark, each with the benchmarks it lacks."""
+        means = self.means()
+        lacking = {v: tuple(b for b in self.benchmarks if b not in means[v]) for v in self.variants}
+        return {variant: names for variant, names in lacking.items() if names}
+
+    def complete_variants(self) -> tuple[str, ...]:
+        """Variants with at least one score on every benchmark."""
+        lacking = self.incomplete()
+        return tuple(variant for variant in self.variants if variant not in lacking)
+
+    def only_seeds(self, variant: str, seeds: Collection[int]) -> ResultTable:
+        """The same table with only these seeds of one variant.
+
+        Raises:
+            ResultsError: none of ``seeds`` has a score of ``variant``.
+        """
+        if not set(seeds) & set(self.seeds(variant)):
+            have = ", ".join(map(str, self.seeds(variant))) or "none"
+            raise ResultsError(f"{variant!r} has no score with seed {sorted(seeds)}; seeds it has: {have}")
+        kept = tuple(score for score in self.scores if score.variant != variant or score.seed in seeds)
+        return ResultTable(kept, self.benchmarks, self.flag_meanings)
+
+
+def spread(table: ResultTable, variant: str) -> dict[str, float | None]:
+    """Sample standard deviation over seeds, per benchmark."""
+    values = {benchmark: list(table.values(variant, benchmark).values()) for benchmark in table.benchmarks}
+    return {b: float(np.std(v, ddof=1)) if len(v) > 1 else None for b, v in values.items()}
+
+
+def item_error(table: ResultTable, variant: str) -> dict[str, float | None]:
+    """Binomial standard error of the mean accuracy in points; seeds share test items, so they do not shrink it."""
+    errors: dict[str, float | None] = {}
+    for benchmark, mean in table.mean_of(variant).items():
+        items = table.items(variant, benchmark)
+        errors[benchmark] = math.sqrt(mean * (100 - mean) / items) if items else None
+    return errors

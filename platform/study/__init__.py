@@ -1,0 +1,1 @@
+"""The driver of a study: what runs next, and what happened."""

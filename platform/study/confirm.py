@@ -1,0 +1,149 @@
+"""Confirming a study: its top variants and both controls again, with seeds that the study did not use.
+
+The winner of a noisy search is biased upward; what it gains on fresh seeds is not. Every setting but the seed is that
+of the study's own trials, as its record holds them, so an edited preset or variant changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from equipoise.platform.errors import StudyError
+from equipoise.platform.record.client import RESULT_TAG
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import definition_of, settings_of
+from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.study import ConfirmationDefinition
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.variant import CONTROLS, load_variant
+from equipoise.platform.stats.selection import Selection, noise_floor, select
+from equipoise.platform.stats.table import ResultTable
+from equipoise.platform.study.run import Asked, Outcome, RunOptions, run_study
+
+KIND = "confirmation"
+CONFIRMS, CONFIRMED_BY = "confirms", "confirmed_by"  # MLflow tags: of the confirmation, of the study that it confirms
+TOP, SEEDS = 3, 5
+KEPT = ("regime", "preset", "set", "reading", "seed", "resources", "concurrent", "retries")
+Listed = list[tuple[str, str, TrialSettings]]
+
+
+def confirm(
+    study: str,
+    home: Home,
+    options: RunOptions = RunOptions(),
+    *,
+    top: int | None = None,
+    seeds: int | None = None,
+    name: str | None = None,
+    concurrent: int | None = None,
+) -> Outcome:
+    """Run the confirmation of a study to its end.
+
+    Args:
+        study: name or MLflow run id of what is confirmed.
+        home: where it was written, and where the confirmation is.
+        options: how to run it.
+        top: how many variants, in the order of the study's selection; None for 3, or what a resumed one has.
+        seeds: how many fresh seeds; None for 5, or what a resumed one has.
+        name: of the confirmation; None for the study's name and ``-confirmation``.
+        concurrent: trials at once; None for the study's.
+
+    Raises:
+        StudyError: nothing to confirm, or what is asked for differs from what is resumed.
+        EquipoiseError: if the trials cannot start.
+    """
+    home.make()  # its own sentence where the folder cannot be written
+    tracker = home.tracker()
+    source = tracker.study_run(study)
+    confirmed = source.data.tags[RESULT_TAG]
+    name = name or f"{confirmed}-{KIND}"
+    booked = _booked(home, name, confirmed, top, seeds) if options.resume and home.has_book(name) else None
+    definition, listed = booked or define(tracker, source, name, top or TOP, seeds or SEEDS)
+    if concurrent is not None:
+        definition = definition.model_copy(update={"concurrent": concurrent})
+    outcome = run_study(Asked(definition, KIND, listed), home, options)
+    tracker.tag(outcome.parent, **{CONFIRMS: confirmed})
+    names = confirmations(source)
+    if name not in names:
+        tracker.tag(source.info.run_id, **{CONFIRMED_BY: ",".join([*names, name])})
+    return outcome
+
+
+def define(tracker: Tracker, source: Any, name: str, top: int, seeds: int) -> tuple[ConfirmationDefinition, Listed]:
+    """What a confirmation asks for, and its trials: controls first.
+
+    The fresh seeds are the next integers above every seed of the study and of its earlier confirmations.
+
+    Raises:
+        StudyError: the study has no scores, no finished baseline, or no variant that could be confirmed.
+    """
+    study, parent = source.data.tags[RESULT_TAG], source.info.run_id
+    if source.data.tags.get("benchmarks", "[]") == "[]":
+        raise StudyError(f"study {study!r} scores nothing, so it has no top variants to confirm")
+    table = tracker.result_table(parent)
+    chosen = [row.variant for row in ranking(table).rows if row.eligible][:top]
+    if not chosen:
+        raise StudyError(f"study {study!r} has no finished trained variant besides its controls: nothing to confirm")
+    settings = settings_of(tracker, parent)
+    before = [source, *(tracker.study_run(one) for one in confirmations(source))]
+    used = [int(run.data.tags["seed"]) for one in before for run in tracker.trial_runs(one.info.run_id)]
+    fresh = tuple(range(max(used) + 1, max(used) + 1 + seeds))
+    asked = definition_of(tracker, source)
+    content = {key: asked[key] for key in KEPT if key in asked}
+    content |= {
+        "name": name,
+        "description": f"The top {len(chosen)} of {study} on fresh seeds",
+        "control_seeds": fresh,
+        "confirms": study,
+        "top": top,
+        "mixes": {variant: settings[variant].variant for variant in chosen},
+        "seeds": fresh,
+    }
+    definition = parse(ConfirmationDefinition, content, f"confirmation of {study}")
+    listed: Listed = []
+    for seed in fresh:
+        for control in CONTROLS:
+            of = settings.get(control) or settings[chosen[0]].model_copy(
+                update={"variant_name": control, "variant": load_variant(control)}
+            )
+            listed.append(("control", control, of.model_copy(update={"seed": seed})))
+    listed += [(KIND, v, settings[v].model_copy(update={"seed": seed})) for seed in fresh for v in chosen]
+    return definition, listed
+
+
+def ranking(table: ResultTable, tolerance: float | None = None) -> Selection:
+    """The selection of a table, also where one baseline seed leaves no noise floor to take as tolerance (then 0)."""
+    if tolerance is None and "baseline" in table.variants and None in noise_floor(table).values():
+        tolerance = 0.0
+    return select(table, tolerance=tolerance)
+
+
+def confirmations(source: Any) -> list[str]:
+    """Names of a study's confirmations, from its parent run, oldest first."""
+    return [name for name in source.data.tags.get(CONFIRMED_BY, "").split(",") if name]
+
+
+def _booked(
+    home: Home, name: str, confirmed: str, top: int | None, seeds: int | None
+) -> tuple[ConfirmationDefinition, Listed] | None:
+    """A confirmation that was started, from its own book: the study may have gone on since.
+
+    None where its driver died before all its trials were in the book.
+    """
+    with home.book(name) as book:
+        content, complete, rows = book.fact("definition"), book.fact("listed"), book.rows()
+    if not complete:
+        return None
+    if "confirms" not in content:
+        raise StudyError(f"study {name!r} is no confirmation: choose another --name")
+    definition = parse(ConfirmationDefinition, content, f"study {name}")
+    now = {"confirms": confirmed, "top": top or definition.top, "seeds": seeds or len(definition.seeds)}
+    was = {"confirms": definition.confirms, "top": definition.top, "seeds": len(definition.seeds)}
+    for key, value in was.items():
+        if now[key] != value:
+            raise StudyError(
+                f"confirmation {definition.name!r} was started with {key} {value}, now it is {now[key]}: resume it as "
+                "it was, or choose another --name"
+            )
+    return definition, [(r.role, r.name, TrialSettings.model_validate_json(r.settings or "")) for r in rows]

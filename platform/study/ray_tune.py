@@ -1,0 +1,215 @@
+"""The engine of every study: its director's trials through Ray Tune."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from equipoise.platform.study.cluster import MEBIBYTE, capacity
+from equipoise.platform.study.director import Director
+from equipoise.platform.trial.messages import PHASE
+from equipoise.platform.trial.run import run_trial
+
+# Tune's own tables and loggers repeat what the display and MLflow show.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what stops a trial is booked, and said in one sentence
+
+
+class _PassOn:
+    """Keeps the director out of Tune's snapshots: the ledger is the state, and nothing is restored from Tune."""
+
+    def __init__(self, director: Director) -> None:
+        self.director = director
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _PassOn:
+        return self
+
+
+class _Searcher(Searcher):
+    """Tune's view of the director: what runs next."""
+
+    def __init__(self, director: Director) -> None:
+        super().__init__()
+        self.pass_on = _PassOn(director)
+
+    def suggest(self, trial_id: str) -> Any:
+        """Config of the next trial."""
+        if self.pass_on.director.full():
+            return None  # Tune asks again
+        config = None
+        with self.pass_on.director.halting():
+            config = self.pass_on.director.suggest(trial_id)
+        return Searcher.FINISHED if config is None else config
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the callback books the end, with its reason."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+
+class _Decide:
+    """Tune's scheduler's view of the director: whether a trial goes on."""
+
+    def __init__(self, director: Director) -> None:
+        self.pass_on = _PassOn(director)
+
+    def __call__(self, config: Mapping[str, Any], step: int, scores: Mapping[str, float], seconds: float) -> bool:
+        with self.pass_on.director.halting():
+            director = self.pass_on.director
+            # The workers of a trial on Ray Train end themselves: Tune would end its process and leave them behind.
+            return director.decide(config["number"], step, dict(scores)) or director.resources.uses_train
+        return True  # the study stops: nothing is decided any more
+
+
+class _Callback(Callback):
+    """Tune's events, passed on to the director."""
+
+    def __init__(self, director: Director) -> None:
+        self.pass_on = _PassOn(director)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.pass_on.director.explain()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self.pass_on.director.halting():
+            self.pass_on.director.started(trial.config["number"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self.pass_on.director.halting():
+            self.pass_on.director.died(trial.config["number"])
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
+        if PHASE in result:
+            with self.pass_on.director.halting():
+                self.pass_on.director.reported(trial.config["number"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self.pass_on.director.halting():
+            self.pass_on.director.ended(trial.config["number"], None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = trial.get_error()
+        # An error that Tune has stored comes back as the text of its trace, which ends with what happened.
+        what = type(error).__name__ if isinstance(error, BaseException) else str(error).strip().splitlines()[-1]
+        with self.pass_on.director.halting():
+            self.pass_on.director.ended(trial.config["number"], f"the trial's process died: {what}")
+
+
+def run(director: Director, retries: int) -> bool:
+    """Run all trials that remain; returns False if the person interrupted, or the director halted the study.
+
+    Args:
+        director: the study.
+        retries: how often a trial whose process died starts again from its last checkpoint; a node that said it would
+            go does not count.
+
+    Raises:
+        EquipoiseError: if the study cannot start.
+    """
+    remaining = director.remaining()
+    if remaining == 0:
+        return True
+    r = director.resources
+    slots = capacity(r, director.concurrent)
+    # Tune keeps one trial waiting for resources unless told otherwise, and a cluster would grow node by node.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    # Train's workers carry the resources: a driver that held CPUs too would starve them, so it asks for memory alone.
+    per_trial = (
+        {"cpu": 0, "memory": 64 * MEBIBYTE} if r.uses_train else {"cpu": r.cpus_per_worker, "gpu": r.gpus_per_worker}
+    )
+    tuner = Tuner(
+        tune.with_resources(run_trial, per_trial),
+        tune_config=TuneConfig(
+            search_alg=_Searcher(director),
+            scheduler=MultiObjectiveHalving(_Decide(director)),
+            reuse_actors=True,  # a process that has loaded PyTorch takes the next trial: seconds saved for each
+            num_samples=remaining,
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=str(director.folder),
+            callbacks=[_Callback(director)],
+            failure_config=FailureConfig(max_failures=retries),
+            verbose=0,
+        ),
+    )
+    try:
+        with _termination_as_interrupt():
+            tuner.fit()
+    finally:
+        director.interrupt()
+    return director.remaining() == 0
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Wind up on a termination as on Ctrl-C; a second interrupt ends the wait for running trials."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+SCORES = "scores/"  # Tune hands over a nested result with its keys joined
+
+
+class MultiObjectiveHalving(FIFOScheduler):
+    """Starts trials in their order, and stops those that ``decide`` does not let go on from a rung.
+
+    Tune's schedulers read one metric and keep their own state; this one keeps none: ``decide`` books what it
+    decided before Tune hears of it.
+
+    Args:
+        decide: whether a trial goes on, from its configuration, the step, the scores by benchmark, and the seconds that
+            taking them took.
+    """
+
+    def __init__(self, decide: Callable[[Mapping[str, Any], int, Mapping[str, float], float], bool]) -> None:
+        super().__init__()
+        self.decide = decide
+        self.stopped = 0
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """STOP for a trial that is not among the best at its rung, CONTINUE for every other report."""
+        if result.get(PHASE) != "rung":
+            return str(self.CONTINUE)
+        scores = {k.removeprefix(SCORES): float(v) for k, v in result.items() if k.startswith(SCORES)}
+        if self.decide(trial.config, int(result["step"]), scores, float(result["seconds"])):
+            return str(self.CONTINUE)
+        self.stopped += 1
+        return str(self.STOP)
+
+    def debug_string(self) -> str:
+        """For Tune's own display."""
+        return f"multi-objective halving: {self.stopped} trials stopped early"
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study's book is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study's book is the state."""

@@ -1,0 +1,83 @@
+"""What a resumed study must have in common with the one that was started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from equipoise.platform.errors import StudyError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.record.mlflow_pages import keep_view
+from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.study import StudyBase, SweepDefinition
+from equipoise.platform.storage import Place
+
+CHANGED = "given"  # fact of a study's book: what the command line changed of its definition
+# What may change between a study's start and its resumption without changing what its trials are.
+MAY_CHANGE = ("trials", "budget", "prices", "concurrent", "retries", "resources", "description")
+MAY_END = "early_stopping"  # may be left out from a resumption on: its looks may turn out to tell nothing
+
+
+def remembered(home: Home, study: str | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command line changes of a study that it resumes: also what it changed before and does not now.
+
+    Args:
+        home: where the study is.
+        study: its name; None where nothing says it.
+        changes: what is changed now.
+    """
+    if study is None or not home.has_book(study):
+        return dict(changes)  # there is nothing to resume, which is said where it is looked for
+    with home.book(study) as book:
+        before: dict[str, Any] = book.fact(CHANGED) or {}
+    resources = {**before.get("resources", {}), **changes.get("resources", {})}
+    return before | dict(changes) | ({"resources": resources} if resources else {})
+
+
+def refuse_other_places(definition: StudyBase, home: Home, ledger: Ledger) -> None:
+    """A resumed study must find what it wrote where it wrote it."""
+    now: dict[str, str | None] = {"storage": None, "optuna_storage": None}
+    if home.place != Place.at(home.root / "studies"):
+        now["storage"] = str(home.place)
+    if home.optuna_storage is not None and isinstance(definition, SweepDefinition):
+        now["optuna_storage"] = SearchStore.of(home, definition.name).name
+    if ledger.fact("definition") is None:
+        ledger.set_fact("places", now)
+    before = ledger.fact("places") or dict.fromkeys(now)
+    for key, place in now.items():
+        if place != before[key]:
+            option = "--" + key.replace("_", "-")
+            was, is_ = (p or "the home folder" for p in (before[key], place))
+            raise StudyError(
+                f"study {definition.name!r} was started with {option} {was}, now it is {is_}: "
+                "resume it where it was, or choose another --name"
+            )
+
+
+def parent_run(definition: StudyBase, kind: str, ledger: Ledger, tracker: Tracker, benchmarks: Sequence[str]) -> str:
+    """Parent run of the study; a resumed study must be the one that was started."""
+    now = definition.model_dump(mode="json")
+    before = ledger.fact("definition")
+    if before is not None:
+        differs = [k for k in now if k not in MAY_CHANGE and now[k] != before.get(k)]
+        changed = [k for k in differs if k != MAY_END or now[k] is not None]
+        if changed:
+            key = changed[0]
+            raise StudyError(
+                f"study {definition.name!r} was started with {key} {before.get(key)!r}, now it is {now[key]!r}: "
+                "resume it as it was, or choose another --name"
+            )
+    ledger.set_fact("definition", now)
+    parent: str | None = ledger.fact("parent")
+    if parent is None:
+        parent = tracker.start_study(definition.name, kind, now)
+        ledger.set_fact("parent", parent)
+        tracker.tag(parent, benchmarks=json.dumps(list(benchmarks)))
+        if benchmarks:
+            keep_view(tracker, definition.name, parent, benchmarks)
+    elif now != before:
+        tracker.define(parent, now)  # prices, a budget, trials: what reads the record should see the newest
+    return parent

@@ -1,0 +1,293 @@
+"""Studies from start to finish: a sweep, an ablation, a single pretraining; started, resumed, read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from equipoise.platform.errors import StudyError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger, TrialRow, baseline_of
+from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.search.store import SearchStore
+from equipoise.platform.search.warm_start import earlier_mixes
+from equipoise.platform.settings.mix import resolve
+from equipoise.platform.settings.study import AblationDefinition, StudyBase, SweepDefinition
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Place
+from equipoise.platform.study.audit_gate import audit_study, log_audits
+from equipoise.platform.study.caches import CacheProgress, prepare_caches
+from equipoise.platform.study.cluster import ray_cluster
+from equipoise.platform.study.director import Director
+from equipoise.platform.study.progress import StudyDisplay
+from equipoise.platform.study.ray_tune import run
+from equipoise.platform.study.resume import CHANGED, parent_run, refuse_other_places
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study came to.
+
+    Attributes:
+        name: the study.
+        complete: every trial ended; False after an interrupt.
+        planned: trials of the whole study, those of a search that were not proposed yet included.
+        rows: all trials of its book.
+        parent: MLflow parent run.
+        trials: where its trials wrote.
+        note: what its budget left undone, in a sentence; None for nothing.
+    """
+
+    name: str
+    complete: bool
+    planned: int
+    rows: tuple[TrialRow, ...]
+    parent: str
+    trials: Place
+    note: str | None = None
+
+    def count(self, status: str) -> int:
+        """Trials of a status."""
+        return sum(r.status == status for r in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        trials = [
+            {
+                "trial": r.key,
+                "variant": r.name,
+                "seed": json.loads(r.settings)["seed"] if r.settings else None,
+                "role": r.role,
+                "status": r.status,
+                "accuracies": (r.result or {}).get("accuracies"),
+                "checkpoint": (r.result or {}).get("checkpoint"),
+                "error": r.error,
+                "optuna_number": r.optuna_number,
+                "mlflow_run": r.run_id,
+                "folder": str(self.trials / r.key),
+            }
+            for r in self.rows
+        ]
+        record = {"study": self.name, "complete": self.complete, "note": self.note, "mlflow_run": self.parent}
+        return {**record, "trials": trials}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a study is run; nothing of it changes what its trials are.
+
+    Attributes:
+        resume: go on with the study of this name.
+        address: Ray cluster; None starts one on this machine.
+        quiet: show no progress.
+        progress: called while clip caches are built and objectives audited, with what, done and total.
+        given: what the command line changed of the definition, kept for a resumption that does not repeat it.
+    """
+
+    resume: bool = False
+    address: str | None = None
+    quiet: bool = False
+    progress: CacheProgress | None = None
+    given: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A study as it was asked for.
+
+    Attributes:
+        definition: of it.
+        kind: ``sweep``, ``ablation``, ``pretrain`` or ``confirmation``.
+        listed: role, variant name and settings of the trials that are known beforehand.
+        probe: score every trial on the benchmarks.
+    """
+
+    definition: StudyBase
+    kind: str
+    listed: Sequence[tuple[str, str, TrialSettings]]
+    probe: bool = True
+
+    @property
+    def example(self) -> TrialSettings:
+        """Settings of one trial; all have its preset, regime and resources."""
+        return self.listed[0][2]
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """What trials are scored on; empty for none."""
+        return self.example.scored if self.probe else ()
+
+
+def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
+    """Start or resume a study and run it to its end.
+
+    Args:
+        asked: the study.
+        home: where it is written.
+        options: how to run it.
+
+    Raises:
+        EquipoiseError: if it cannot start; what was finished before stays as it is.
+    """
+    _refuse_wrong_start(asked, home, options.resume)
+    manifest_hash = prepare_caches(asked.example, home, asked.probe, options.progress, options.address)
+    started = home.has_book(asked.definition.name)
+    audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
+    with home.book(asked.definition.name, create=True) as book:
+        tracker = home.tracker()
+        parent = _open(asked, home, book, tracker, options.given)
+        log_audits(audits, tracker, parent)
+        display = StudyDisplay(f"{asked.kind} {asked.definition.name}", options.quiet)
+        director = _director(asked, home, book, tracker, parent, display, manifest_hash)
+        complete = _direct(director, asked, options.address)
+        return _close(director, asked, home, book, complete)
+
+
+def _refuse_wrong_start(asked: Asked, home: Home, resume: bool) -> None:
+    """What can be wrong before anything is read or written."""
+    name = asked.definition.name
+    for *_, settings in asked.listed:
+        resolve(settings)
+    home.make()
+    SearchStore.of(home, name)
+    home.place.check()
+    if home.has_book(name) and not resume:
+        raise StudyError(f"study {name!r} exists in {home.root}: go on with --resume, or choose another --name")
+    if resume and not home.has_book(name):
+        raise StudyError(f"there is no study {name!r} in {home.root} to resume; leave --resume out to start it")
+
+
+def _open(asked: Asked, home: Home, book: Ledger, tracker: Tracker, given: Mapping[str, Any] | None) -> str:
+    """Write down what was asked for, or see that it is what was; returns the parent run."""
+    refuse_other_places(asked.definition, home, book)
+    parent = parent_run(asked.definition, asked.kind, book, tracker, asked.benchmarks)
+    if given is not None:
+        book.set_fact(CHANGED, given)
+    if book.fact("listed") is None:
+        for role, name, settings in asked.listed:
+            book.open_trial(name, role, settings.model_dump_json())
+        book.set_fact("listed", True)
+    return parent
+
+
+def _direct(director: Director, asked: Asked, address: str | None) -> bool:
+    """Run every trial; returns False after an interrupt."""
+    display, tracker, parent = director.display, director.tracker, director.parent
+    display.planned = director.planned()
+    with display:
+        tracker.on_wait(display.waiting)
+        director.reconcile()
+        tracker.running(parent)
+        complete = False
+        try:
+            with ray_cluster(address, dashboard=asked.example.resources.uses_train):
+                complete = run(director, asked.definition.retries)
+        finally:
+            tracker.end(parent, "finished" if complete else "interrupted")
+    return complete
+
+
+def _close(director: Director, asked: Asked, home: Home, book: Ledger, complete: bool) -> Outcome:
+    """What the study came to."""
+    name = asked.definition.name
+    if director.halted is not None:
+        raise StudyError(
+            f"study {name!r} stopped: {director.halted}; its {len(book.rows('finished'))} finished "
+            "trials are kept: mend that, then go on with --resume"
+        )
+    return Outcome(
+        name,
+        complete,
+        director.planned(),
+        tuple(book.rows()),
+        director.parent,
+        home.trials(name),
+        director.budget_note(),
+    )
+
+
+def _director(
+    asked: Asked, home: Home, ledger: Ledger, tracker: Tracker, parent: str, display: StudyDisplay, manifest_hash: str
+) -> Director:
+    definition, example = asked.definition, asked.example
+    director = Director(
+        study=definition.name,
+        folder=home.folder(definition.name),
+        trials=home.trials(definition.name),
+        ledger=ledger,
+        tracker=tracker,
+        parent=parent,
+        paths=home.paths,
+        display=display,
+        benchmarks=asked.benchmarks,
+        manifest_hash=manifest_hash,
+        resources=example.resources,
+        concurrent=definition.concurrent,
+        prices=definition.prices,
+    )
+    if isinstance(definition, SweepDefinition):
+        preset, regime = example.preset, example.regime
+        director.proposer = OptunaProposer(
+            definition,
+            example.scored,
+            SearchStore.of(home, definition.name),
+            parent,
+            baseline=lambda: baseline_of(ledger.rows()),
+            earlier=lambda: earlier_mixes(definition, tracker, example, manifest_hash),
+        )
+        director.make = lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime)
+        director.searched = definition.trials
+        director.halving, director.seeds = definition.early_stopping, definition.seeds
+        director.budget = definition.budget
+    return director
+
+
+def sweep(definition: SweepDefinition, home: Home, options: RunOptions = RunOptions()) -> Outcome:
+    """Run a search over objective weights, controls first.
+
+    Raises:
+        EquipoiseError: if it cannot start; what was finished before stays as it is.
+    """
+    preset, regime = definition.load()
+    if definition.early_stopping is not None:
+        definition.early_stopping.steps(preset.optimisation.steps)  # before anything starts
+    listed = [
+        ("control", name, definition.trial(name, variant, seed, preset, regime))
+        for name, variant, seed in definition.controls()
+    ]
+    if not listed:
+        raise StudyError("a sweep needs its controls: without them nothing it finds can be called an improvement")
+    if definition.warm_start is not None and not options.resume:
+        # What is wrong with it is said before anything starts.
+        found = earlier_mixes(definition, home.tracker(), listed[0][2])
+        if options.progress is not None:
+            options.progress(found.sentence, 1, 1)
+    return run_study(Asked(definition, "sweep", listed), home, options)
+
+
+def ablate(definition: AblationDefinition, home: Home, options: RunOptions = RunOptions()) -> Outcome:
+    """Run named variants with every seed, controls first.
+
+    Raises:
+        EquipoiseError: if it cannot start; what was finished before stays as it is.
+    """
+    preset, regime = definition.load()
+    members = [("control", *c) for c in definition.controls()] + [("ablation", *m) for m in definition.members()]
+    listed = [
+        (role, name, definition.trial(name, variant, seed, preset, regime)) for role, name, variant, seed in members
+    ]
+    return run_study(Asked(definition, "ablation", listed), home, options)
+
+
+def pretrain(definition: AblationDefinition, home: Home, options: RunOptions = RunOptions()) -> Outcome:
+    """Pretrain one variant with one seed, without scoring it.
+
+    Raises:
+        EquipoiseError: if it cannot start; what was finished before stays as it is.
+    """
+    preset, regime = definition.load()
+    listed = [("single", n, definition.trial(n, v, s, preset, regime)) for n, v, s in definition.members()]
+    return run_study(Asked(definition, "pretrain", listed, probe=False), home, options)

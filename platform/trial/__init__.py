@@ -1,0 +1,1 @@
+"""What runs on a worker: training, evaluation, the audit of objectives."""
