@@ -27,6 +27,7 @@ from ray import cloudpickle
 
 from equipoise.data import miniature
 from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report import front as conclude
 from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
@@ -157,8 +158,8 @@ def grow(trials: int) -> list[str]:
         engine.run_trial = stub  # type: ignore[assignment]
         took = seconds_of(lambda: study.sweep(definition, home, RunOptions(quiet=True)))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        front = seconds_of(lambda: conclude.conclude_study("scale", home, None, None))
-        report = seconds_of(lambda: write_report("scale", home, Path(temporary) / "report.html"))
+        front = seconds_of(lambda: conclude.conclude_study(StudyRecord.open(home, "scale"), None, None))
+        report = seconds_of(lambda: write_report(StudyRecord.open(home, "scale"), Path(temporary) / "report.html"))
         folder = home.folder("scale")
         sizes = [size_mb(folder / "ledger.db"), size_mb(folder / "optuna.journal"), size_mb(home.root / "mlflow.db")]
         row = [trials, f"{took / (trials + 6):.2f}", f"{memory:.0f}", *(f"{s:.1f}" for s in sizes)]

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.record.client import RESULT_TAG
-from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import definition_of, samples_of
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.stats.contrasts import contrast
 from equipoise.platform.stats.pareto import SelectionError
 from equipoise.platform.stats.selection import select
@@ -145,36 +143,29 @@ class Confirmation:
         }
 
 
-def confirmation_of(
-    study: str, home: Home, *, tolerance: float | None = None, level: float = 0.05
-) -> Confirmation | None:
+def confirmation_of(record: StudyRecord, *, tolerance: float | None = None, level: float = 0.05) -> Confirmation | None:
     """What a confirmation found, from its record; None for a study of another kind.
 
     Args:
-        study: name or MLflow run id of the confirmation.
-        home: where it was written.
+        record: of the confirmation.
         tolerance: points a balanced variant may lose; None for each study's noise floor.
         level: 0.05 for intervals of 95 %.
 
     Raises:
-        TrackingError: no such study, or the one it confirms is not in the record.
+        TrackingError: no finished trial, or the study it confirms is not in the record.
         StudyError: the baseline has no score on fresh seeds.
         StatisticsError: outcomes of test items that are missing or do not fit together.
     """
-    tracker = home.tracker()
-    parent = tracker.study_run(study)
-    definition = definition_of(tracker, parent)
-    if "confirms" not in definition:
+    asked = record.definition
+    if "confirms" not in asked:
         return None
-    before, _ = samples_of(definition["confirms"], home)
-    after, fresh = samples_of(study, home)
     return compare_gains(
-        parent.data.tags[RESULT_TAG],
-        definition["confirms"],
-        tuple(definition["mixes"]),
-        before,
-        after,
-        fresh,
+        record.name,
+        asked["confirms"],
+        tuple(asked["mixes"]),
+        StudyRecord.open(record.home, asked["confirms"]).table,
+        record.table,
+        record.samples,
         tolerance=tolerance,
         level=level,
     )

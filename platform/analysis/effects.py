@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import definition_of, samples_of
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.design import ContrastKind
 from equipoise.platform.settings.plan import Plan
@@ -134,29 +133,23 @@ class Effects:
         }
 
 
-def effects_of(study: str, home: Home, *, level: float = 0.05, pooled: bool = True) -> Effects | None:
+def effects_of(record: StudyRecord, *, level: float = 0.05, pooled: bool = True) -> Effects | None:
     """Effects of a study's design, from its record; None for a study without a design.
 
     Args:
-        study: its name or MLflow run id.
-        home: where it was written.
+        record: of the study.
         level: 0.05 for intervals of 95 %.
         pooled: as in :func:`estimate`.
 
     Raises:
-        TrackingError: no such study, or no finished trial.
+        TrackingError: no finished trial.
         StatisticsError: outcomes of test items that are missing or do not fit together.
     """
-    tracker = home.tracker()
-    parent = tracker.study_run(study)
-    content = definition_of(tracker, parent)
-    if content.get("design") is None:
+    if record.definition.get("design") is None:
         return None
-    name = parent.data.tags["equipoise.study"]
-    plan = parse(AblationDefinition, content, f"definition of study {name}").plan()
+    plan = parse(AblationDefinition, record.definition, f"definition of study {record.name}").plan()
     assert plan is not None
-    table, found = samples_of(study, home)
-    return estimate(name, plan, table.benchmarks, found, level=level, pooled=pooled)
+    return estimate(record.name, plan, record.table.benchmarks, record.samples, level=level, pooled=pooled)
 
 
 def estimate(

@@ -1,239 +1,163 @@
-"""Why a search found what it found, and what it would try next.
-
-Questions beyond importances (:mod:`equipoise.platform.analysis.importance`): do two objectives add up, do early looks
-tell the end, what does a model of the finished trials expect of a mix, and what comes next. All are answered from few,
-noisy trials, so each answer carries its interval and says how many trials it rests on.
-
-A mix is seen through its doses: 0 where an objective is off, 1 at the highest weight of its range, and 0.5 at the
-lowest (0 for an objective that is never off), even in the logarithm between.
-"""
+"""What a search taught: which objectives matter, which pairs do not add up, and what it would try next."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
-import optuna
-import scipy.stats
-from numpy.typing import NDArray
-from optuna.trial import TrialState
-
-from equipoise.platform.search.proposer import name_of
-from equipoise.platform.search.samplers import WARM_ATTRIBUTE, rungs_of
-from equipoise.platform.settings.space import SearchSpace
+from equipoise.platform.analysis.importance import Importance, ImportanceError, search_importance
+from equipoise.platform.analysis.interactions import (
+    FEWEST,
+    SPARE,
+    Finished,
+    Interaction,
+    Look,
+    finished_of,
+    interactions,
+    looks,
+)
+from equipoise.platform.analysis.next_trial import Next, next_trial
+from equipoise.platform.errors import StudyError
+from equipoise.platform.record.client import TrackingError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import StudyRecord
+from equipoise.platform.search.repeats import next_repeat
+from equipoise.platform.search.store import SearchStore, Snapshot
+from equipoise.platform.settings.axes import Range
+from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.study import SweepDefinition
-from equipoise.platform.settings.variant import Variant
-from equipoise.platform.stats.uncertainty import Difference, holm
-
-LEVEL = 0.05
-TOGETHER = 4  # trials that have both of a pair on, below which their interaction is not asked for
-ALONE = 1e-3  # share of a product that the doses must leave unexplained
-SPARE = 5  # trials beyond the parameters of a fit
-FEWEST = 8  # finished trials below which a model only repeats them
-
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The finished trials of a search: n trials, p objectives, m benchmarks.
-
-    Attributes:
-        names: of the trials.
-        variants: their mixes.
-        doses: ``[n, p]``.
-        values: ``[n, m]``, accuracies in percent.
-        own: ``[n]`` bool; False where a warm start brought a trial in from an earlier study.
-        objectives: the p names.
-        benchmarks: the m names.
-    """
-
-    names: tuple[str, ...]
-    variants: tuple[Variant, ...]
-    doses: Array
-    values: Array
-    own: NDArray[np.bool_]
-    objectives: tuple[str, ...]
-    benchmarks: tuple[str, ...]
-
-    def only_own(self) -> Finished:
-        """Without the trials of an earlier study."""
-        kept = np.flatnonzero(self.own)
-        return Finished(
-            tuple(self.names[i] for i in kept),
-            tuple(self.variants[i] for i in kept),
-            self.doses[kept],
-            self.values[kept],
-            self.own[kept],
-            self.objectives,
-            self.benchmarks,
-        )
+from equipoise.platform.settings.variant import BASELINE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interaction:
-    """What two objectives do together beyond what each does alone, on one benchmark.
+class Explanation:
+    """What is known about a search.
 
     Attributes:
-        first: an objective.
-        second: another.
-        benchmark: name of the benchmark.
-        estimate: points that the mix with both at their highest weight lies above the sum of both effects alone.
-        low: lower end of the 95 % interval, of this pair alone.
-        high: its upper end.
-        p_adjusted: Holm's, over the pairs of the benchmark.
-        together: trials that have both on.
-        trials: trials the fit rests on.
+        study: its name.
+        space: range of every objective.
+        baseline: its mean accuracies; None where it has none.
+        finished: its finished trials.
+        importance: of the objectives, by benchmark and evaluator.
+        interactions: of pairs, the least likely to be chance first.
+        looks: what early stopping saw, against the end; empty without it, or with few finished trials.
+        next: what it would try next.
+        notes: what could not be said, and why.
     """
 
-    first: str
-    second: str
-    benchmark: str
-    estimate: float
-    low: float
-    high: float
-    p_adjusted: float
-    together: int
-    trials: int
+    study: str
+    space: Mapping[str, Range]
+    baseline: Mapping[str, float] | None
+    finished: Finished
+    importance: tuple[Importance, ...]
+    interactions: tuple[Interaction, ...]
+    looks: tuple[Look, ...]
+    next: Next
+    notes: tuple[str, ...]
 
     @property
-    def clear(self) -> bool:
-        """Whether it is more than chance."""
-        return self.p_adjusted < LEVEL
+    def telling(self) -> list[str] | None:
+        """Objectives by their largest share of importance on any benchmark; None where there are no shares."""
+        largest: dict[str, float] = {}
+        for one in self.importance:
+            for name, share in one.shares.items():
+                largest[name] = max(share, largest.get(name, 0.0))
+        return sorted(largest, key=lambda name: -largest[name]) or None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able record."""
+        return {
+            "study": self.study,
+            "finished": {"own": int(self.finished.own.sum()), "earlier": int((~self.finished.own).sum())},
+            "importance": [{**asdict(one), "clear": list(one.clear)} for one in self.importance],
+            "interactions": [{**asdict(one), "clear": one.clear} for one in self.interactions],
+            "looks": [asdict(one) for one in self.looks],
+            "next": self.next.to_dict(),
+            "notes": list(self.notes),
+        }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """How much accuracies at a rung tell of final ones, on one benchmark.
+def explain(record: StudyRecord) -> Explanation:
+    """Explain a search.
 
-    Attributes:
-        step: of training, where early stopping looked.
-        benchmark: name of the benchmark.
-        correlation: Pearson's, over finished trials; None where one of the two never changes.
-        low: lower end of its 95 % interval; None with it.
-        high: its upper end; None with it.
-        trials: finished trials that passed the rung.
+    Args:
+        record: of the study.
+
+    Raises:
+        StudyError: it is no search, or Optuna's record of it is not at hand.
     """
-
-    step: int
-    benchmark: str
-    correlation: float | None
-    low: float | None
-    high: float | None
-    trials: int
-
-
-def doses(space: SearchSpace, variant: Variant) -> Array:
-    """``[p]``: how much of every objective of a space a mix has."""
-    found = np.zeros(len(space.objectives))
-    for place, (name, r) in enumerate(space.objectives.items()):
-        setting = variant.objectives.get(name)
-        if setting is not None and setting.weight > 0:
-            height = math.log(setting.weight / r.low) / math.log(r.high / r.low)
-            found[place] = height if r.off_probability == 0 else 0.5 + 0.5 * height
-    return found
-
-
-def finished_of(study: optuna.Study, definition: SweepDefinition, benchmarks: Sequence[str]) -> Finished:
-    """The finished trials of a search, those of a warm start included."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    mixes = tuple(definition.variant(trial.params) for trial in trials)
-    return Finished(
-        tuple(name_of(trial, mix) for trial, mix in zip(trials, mixes, strict=True)),
-        mixes,
-        np.array([doses(definition, mix) for mix in mixes]).reshape(len(trials), len(definition.objectives)),
-        np.array([trial.values for trial in trials]).reshape(len(trials), len(benchmarks)),
-        np.array([WARM_ATTRIBUTE not in trial.user_attrs for trial in trials], dtype=bool),
-        tuple(definition.objectives),
-        tuple(benchmarks),
+    name, benchmarks = record.name, list(record.benchmarks)
+    if "sampler" not in record.definition:
+        raise StudyError(
+            f"study {name!r} compares named mixes and searched nothing to explain: equipoise front and equipoise "
+            "report show what each does"
+        )
+    store = SearchStore.of(record.home, name)
+    if store.missing:
+        raise StudyError(
+            f"the record of the search {name!r} (Optuna's storage) is not in {record.folder}: name it with "
+            "--optuna-storage, or give the home that ran it with --home"
+        )
+    definition = parse(SweepDefinition, record.definition, f"the definition of study {name}")
+    copied = Snapshot(store, name).search(name)
+    found = finished_of(copied, definition, benchmarks)
+    baseline = _baseline(record)
+    notes: list[str] = []
+    shares = _importance(copied, benchmarks, notes)
+    pairs = interactions(found.only_own())
+    if not pairs:
+        needs = len(found.objectives) + 2 + SPARE
+        notes.append(
+            f"No interactions: for {len(found.objectives)} objectives they need {needs} finished trials (there are "
+            f"{int(found.own.sum())}), and pairs that several trials have on together."
+        )
+    if len(found.names) < FEWEST:
+        notes.append(f"No expectations: a model needs {FEWEST} finished trials, there are {len(found.names)}.")
+    looked = looks(copied, benchmarks)
+    if definition.early_stopping is not None and not looked:
+        notes.append(f"Nothing on early looks: whether they tell the end shows from {FEWEST} finished trials on.")
+    repeat = _repeat(record.home, name, definition, benchmarks)
+    if repeat is not None:
+        notes.append(repeat)
+    coming = next_trial(definition, benchmarks, store, record.run_id, baseline)
+    return Explanation(
+        study=name,
+        space=definition.objectives,
+        baseline=baseline,
+        finished=found,
+        importance=tuple(shares),
+        interactions=tuple(pairs),
+        looks=tuple(looked),
+        next=coming,
+        notes=tuple(notes),
     )
 
 
-def interactions(found: Finished) -> list[Interaction]:
-    """Interactions of all pairs that enough trials have on together, the least likely to be chance first.
+def _baseline(record: StudyRecord) -> Mapping[str, float] | None:
+    try:
+        return record.table.mean_of(BASELINE) or None
+    except TrackingError:
+        return None
 
-    For each pair and benchmark, a linear fit to all doses and the pair's product, by ordinary least squares; the
-    product's coefficient with Student's interval. A pair whose product the other doses nearly make up is left out.
-    """
-    n, p = found.doses.shape
-    if n < p + 2 + SPARE:
+
+def _repeat(home: Home, name: str, definition: SweepDefinition, benchmarks: list[str]) -> str | None:
+    """What comes before anything new where promising variants earn seeds; None where nothing does."""
+    if definition.seeds is None:
+        return None
+    if not home.has_book(name):
+        where = home.folder(name)
+        return f"A variant on the front may be repeated first: the study's book, which tells, is not in {where}."
+    with home.book(name) as book:
+        earned = next_repeat(book.rows(), benchmarks, definition.seeds)
+    if earned is None:
+        return None
+    return f"Before that {earned[0].name} is repeated with seed {earned[1]}: it is on the front."
+
+
+def _importance(study: Any, benchmarks: list[str], notes: list[str]) -> list[Importance]:
+    try:
+        return search_importance(study, benchmarks)
+    except ImportanceError as error:
+        notes.append(f"No importances: {error}.")
         return []
-    left, sizes, _ = np.linalg.svd(np.column_stack([np.ones(n), found.doses]), full_matrices=False)
-    span = left[:, sizes / sizes[0] > 1e-10]
-    products: dict[tuple[int, int], Array] = {}
-    for i, j in itertools.combinations(range(p), 2):
-        product = found.doses[:, i] * found.doses[:, j]
-        rest = product - span @ (span.T @ product)
-        if (product > 0).sum() >= TOGETHER and rest @ rest > ALONE * (product @ product):
-            products[i, j] = rest
-    kept: list[Interaction] = []
-    for place, benchmark in enumerate(found.benchmarks):
-        values = found.values[:, place] - span @ (span.T @ found.values[:, place])
-        named = {pair: _coefficient(rest, values, n - span.shape[1] - 1, benchmark) for pair, rest in products.items()}
-        for (i, j), one in zip(named, holm(list(named.values())), strict=True):
-            kept.append(
-                Interaction(
-                    first=found.objectives[i],
-                    second=found.objectives[j],
-                    benchmark=benchmark,
-                    estimate=one.estimate,
-                    low=one.low,
-                    high=one.high,
-                    p_adjusted=1.0 if one.p_adjusted is None else one.p_adjusted,
-                    together=int(((found.doses[:, i] > 0) & (found.doses[:, j] > 0)).sum()),
-                    trials=n,
-                )
-            )
-    return sorted(kept, key=lambda one: (one.p_adjusted, -abs(one.estimate)))
-
-
-def _coefficient(product: Array, values: Array, free: int, benchmark: str) -> Difference:
-    """Least-squares coefficient of ``product`` [n] in ``values`` [n], both cleared of all else."""
-    size = float(product @ product)
-    estimate = float(product @ values) / size
-    error = values - estimate * product
-    spread = math.sqrt(float(error @ error) / free / size)
-    reach = float(scipy.stats.t.ppf(1 - LEVEL / 2, free)) * spread
-    return Difference(
-        variant="both",
-        against="each alone",
-        benchmark=benchmark,
-        estimate=estimate,
-        low=estimate - reach,
-        high=estimate + reach,
-        level=LEVEL,
-        p_value=float(2 * scipy.stats.t.sf(abs(estimate) / spread, free)) if spread > 0 else 1.0,
-        seeds=(len(values), len(values)),
-        paired_seeds=0,
-        items=None,
-        source="seeds",
-    )
-
-
-def looks(study: optuna.Study, benchmarks: Sequence[str]) -> list[Look]:
-    """By rung and benchmark; rungs that fewer than ``FEWEST`` finished trials passed are left out.
-
-    Most finished trials went on because of what was seen at the rung: over all trials a correlation would be higher.
-    """
-    pairs: dict[int, list[tuple[list[float], list[float]]]] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        for step, seen in rungs_of(trial).items():
-            pairs.setdefault(step, []).append(([seen[b] for b in benchmarks], trial.values))
-    found = []
-    for step, passed in sorted(pairs.items()):
-        if len(passed) < FEWEST:
-            continue
-        early, final = np.array(passed).swapaxes(0, 1)
-        for benchmark, x, y in zip(benchmarks, early.T, final.T, strict=True):
-            correlation = low = high = None
-            if np.ptp(x) > 0 and np.ptp(y) > 0:
-                one = scipy.stats.pearsonr(x, y)
-                correlation, low, high = map(float, (one.statistic, *one.confidence_interval(1 - LEVEL)))
-            found.append(
-                Look(step=step, benchmark=benchmark, correlation=correlation, low=low, high=high, trials=len(x))
-            )
-    return found

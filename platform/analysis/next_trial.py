@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from equipoise.platform.analysis.explanation import FEWEST, LEVEL, Array, Finished, doses, finished_of
+from equipoise.platform.analysis.interactions import FEWEST, LEVEL, Array, Finished, doses, finished_of
 from equipoise.platform.search.proposer import OptunaProposer
 from equipoise.platform.search.samplers import estimates
 from equipoise.platform.search.store import SearchStore, Snapshot

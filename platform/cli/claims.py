@@ -46,7 +46,7 @@ def claims(
     elif Path(target).suffix.lower() == ".csv":
         evidence = from_csv(Path(target), loaded)
     else:
-        evidence = from_study(target, places.open())
+        evidence = from_study(places.study(target))
     found = judge_claims(loaded, evidence, level=level)
     if as_json:
         emit(found.to_dict())

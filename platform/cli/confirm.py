@@ -57,14 +57,14 @@ def confirm(study: str, top: int | None, seeds: int | None, places: Places, aske
     again += "".join(f" --{k} {v}" for k, v in (("top", top), ("seeds", seeds)) if v is not None)
     outcome = run(runner, places, asked, again)
     say_failures(outcome)
-    home = places.open()
+    record = places.study(outcome.name)
     try:
         # Its front, and the checkpoint of what is balanced now, belong to the record.
-        selection = conclude_study(outcome.name, home, None, asked.tolerance).to_dict()
+        selection = conclude_study(record, None, asked.tolerance, keep=True).to_dict()
     except SelectionError as error:
         click.echo(f"No selection yet: {error}", err=True)
         selection = None
-    found = conclude_confirmation(outcome.name, home, asked.tolerance)
+    found = conclude_confirmation(record, asked.tolerance, keep=True)
     if as_json:
         emit({**outcome.to_dict(), "selection": selection, "confirmation": found.to_dict()})
     else:

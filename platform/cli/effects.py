@@ -36,7 +36,7 @@ def effects(
     from equipoise.platform.report.effects import conclude_effects
     from equipoise.platform.report.tables.effects import show_effects
 
-    found, picture = conclude_effects(study, places.open(), out, level=level, pooled=not own_spread)
+    found, picture = conclude_effects(places.study(study), out, level=level, pooled=not own_spread, keep=True)
     if as_json:
         emit({**found.to_dict(), "plot": picture and str(picture)})
     else:

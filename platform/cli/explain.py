@@ -25,7 +25,7 @@ def explain(study: str, out: Path | None, places: Places, as_json: bool) -> None
     from equipoise.platform.report.explanation import explain_search
     from equipoise.platform.report.tables.explanation import show_explanation
 
-    found = explain_search(study, places.open(), out)
+    found = explain_search(places.study(study), out, keep=True)
     if as_json:
         emit(found.to_dict())
     else:

@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from equipoise.platform.record.home import Home
+    from equipoise.platform.record.reading import StudyRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +34,16 @@ class Places:
         from equipoise.platform.record.home import Home
 
         return Home(self.home.resolve(), self.tracking_uri, self.storage, self.optuna_storage)
+
+    def study(self, name: str | None) -> StudyRecord:
+        """The record of a study.
+
+        Raises:
+            TrackingError: no such study.
+        """
+        from equipoise.platform.record.reading import StudyRecord
+
+        return StudyRecord.open(self.open(), name)
 
     @property
     def record(self) -> str:

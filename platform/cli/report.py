@@ -35,9 +35,15 @@ def report(
 
     The page needs nothing but a browser; it is also logged to the study's MLflow run.
     """
+    from equipoise.platform.report.html.content import ReportError
     from equipoise.platform.report.html.page import write_report
 
-    written = write_report(study, places.open(), out, tolerance)
+    if Path(study).suffix.lower() == ".csv":
+        raise ReportError(
+            f"{study} is a table, which has no trials to report on: name a study, or show the table's front with "
+            "equipoise front --results"
+        )
+    written = write_report(places.study(study), out, tolerance)
     if as_json:
         emit(written.to_dict())
     else:

@@ -7,12 +7,15 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from equipoise.platform.cli.options import Places, emit, home_options, json_option, progress_bar
 from equipoise.platform.errors import EquipoiseError
-from equipoise.platform.record.home import Home
+
+if TYPE_CHECKING:
+    from equipoise.platform.record.reading import StudyRecord
 
 
 @click.command()
@@ -93,7 +96,7 @@ def front(
     if study is not None:
         if regime is not None:
             raise click.UsageError("--regime goes with --results or --published: a study has one regime")
-        found = conclude_study(study, places.open(), out, tolerance)
+        found = conclude_study(places.study(study), out, tolerance)
     else:
         path = published_path() if published else results
         assert path is not None
@@ -147,7 +150,7 @@ def ui(study: str | None, port: int, places: Places) -> None:
     if not on_server:
         _must_be_free(port)
     server = uri.rstrip("/") if on_server else f"http://127.0.0.1:{port}"
-    for what, address in _pages(place, study):
+    for what, address in _pages(places.study(study)):
         click.echo(f"{what}: {server}{address}", err=True)
     if on_server:
         return
@@ -169,17 +172,13 @@ def _must_be_free(port: int) -> None:
             raise EquipoiseError(f"port {port} is in use: choose another with --port") from None
 
 
-def _pages(home: Home, study: str | None) -> list[tuple[str, str]]:
+def _pages(record: StudyRecord) -> list[tuple[str, str]]:
     """What of a study to look at, and where behind the server's address."""
-    from equipoise.platform.record.client import RESULT_TAG
     from equipoise.platform.record.mlflow_pages import compare_page, runs_page
 
-    tracker = home.tracker()
-    parent = tracker.study_run(study)
-    name = parent.data.tags[RESULT_TAG]
     pages = [
-        (f"Trials of {name}", runs_page(tracker, name)),
-        ("Accuracies against each other", runs_page(tracker, name, charts=True)),
+        (f"Trials of {record.name}", runs_page(record.tracker, record.name)),
+        ("Accuracies against each other", runs_page(record.tracker, record.name, charts=True)),
     ]
-    compared = compare_page(tracker, tracker.trial_runs(parent.info.run_id))
+    compared = compare_page(record.tracker, record.trials)
     return [*pages, ("Variants side by side", compared)] if compared else pages

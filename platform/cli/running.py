@@ -74,10 +74,10 @@ def conclude(outcome: Outcome, places: Places, asked: StudyOptions, design: bool
     from equipoise.platform.stats.pareto import SelectionError
 
     say_failures(outcome)
-    home = places.open()
+    record = places.study(outcome.name)
     content = {**outcome.to_dict(), "selection": None}
     try:
-        found = conclude_study(outcome.name, home, None, asked.tolerance)
+        found = conclude_study(record, None, asked.tolerance, keep=True)
     except SelectionError as error:
         # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
         click.echo(f"No selection yet: {error}", err=True)
@@ -89,7 +89,7 @@ def conclude(outcome: Outcome, places: Places, asked: StudyOptions, design: bool
         from equipoise.platform.report.effects import conclude_effects
         from equipoise.platform.report.tables.effects import show_effects
 
-        effects, picture = conclude_effects(outcome.name, home)
+        effects, picture = conclude_effects(record, keep=True)
         content["effects"] = {**effects.to_dict(), "plot": picture and str(picture)}
         if not as_json:
             show_effects(effects, picture, Console())

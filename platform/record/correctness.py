@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from equipoise.platform.record.home import BOOK
 from equipoise.platform.record.ledger import Ledger, TrialRow
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.stats.uncertainty import Bools, StatisticsError
@@ -31,14 +32,11 @@ def read_correctness(folder: Path, trials: Place | None = None) -> dict[tuple[st
             trials that were scored on different items or on the same ones in another order.
         StorageError: ``trials`` cannot be reached.
     """
-    book = folder / "ledger.db"
+    book = folder / BOOK
     if not book.is_file():
         raise StatisticsError(f"{folder} holds no study (there is no {book.name}); give the folder of a study")
-    ledger = Ledger(book)
-    try:
+    with Ledger(book) as ledger:
         rows = ledger.rows("finished")
-    finally:
-        ledger.close()
     place = Place.at(folder / "trials") if trials is None else trials
     found: dict[tuple[str, int, str], Bools] = {}
     orders: dict[str, tuple[str, pa.Table]] = {}

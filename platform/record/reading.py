@@ -1,23 +1,237 @@
-"""What MLflow and the trials' own files say about a study, read back for a later look at it."""
+"""One study as its record holds it: what MLflow and the trials' own files say, read back for a later look at it."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equipoise.platform.record.client import RESULT_TAG, TrackingError
+from equipoise.platform.record.client import RESULT_TAG, TRAIN, TrackingError, quoted
 from equipoise.platform.record.correctness import read_correctness
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.stats.table import ResultTable
-from equipoise.platform.stats.uncertainty import Sample, samples
+from equipoise.platform.settings.variant import RECORDS
+from equipoise.platform.stats.table import ResultTable, Score
+from equipoise.platform.stats.uncertainty import Bools, Sample, samples
 
 DEFINITION = "study.json"
 SETTINGS = "settings.json"
+
+
+class StudyRecord:
+    """One study. Each part is read when it is first asked for, and once.
+
+    Attributes:
+        home: where it was written.
+        tracker: of its MLflow store.
+        run: its parent run.
+    """
+
+    def __init__(self, home: Home, tracker: Tracker, run: Any) -> None:
+        self.home, self.tracker, self.run = home, tracker, run
+
+    @classmethod
+    def open(cls, home: Home, study: str | None = None) -> StudyRecord:
+        """A study by name or MLflow run id, the newest if a name was used twice; None: the newest of all.
+
+        Raises:
+            TrackingError: if there is none, naming the studies there are.
+        """
+        tracker = home.tracker()
+        return cls(home, tracker, find_study(tracker, study))
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.run.data.tags[RESULT_TAG])
+
+    @property
+    def run_id(self) -> str:
+        """Its parent run."""
+        return str(self.run.info.run_id)
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Tags of its parent run, as they were when it was opened."""
+        found: Mapping[str, str] = self.run.data.tags
+        return found
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """What its trials are scored on; empty for a study that scores nothing."""
+        return tuple(json.loads(self.tags.get("benchmarks", "[]")))
+
+    @property
+    def folder(self) -> Path:
+        """What its driver wrote; may not be there, where that was another machine."""
+        return self.home.folder(self.name)
+
+    @functools.cached_property
+    def definition(self) -> dict[str, Any]:
+        """What it asked for.
+
+        Raises:
+            TrackingError: if the record does not hold it.
+        """
+        found: dict[str, Any] = self.artifact(DEFINITION, f"the definition of study {self.name!r}")
+        return found
+
+    @functools.cached_property
+    def trials(self) -> tuple[Any, ...]:
+        """MLflow runs of its trials, oldest first."""
+        return tuple(trial_runs(self.tracker, self.run_id))
+
+    @property
+    def finished(self) -> tuple[Any, ...]:
+        """Runs of its finished trials, oldest first."""
+        return tuple(run for run in self.trials if run.data.tags.get("status") == "finished")
+
+    @functools.cached_property
+    def table(self) -> ResultTable:
+        """Accuracies of its finished trials.
+
+        Raises:
+            TrackingError: if no trial is finished.
+        """
+        scores = [
+            Score(
+                variant=run.data.tags["variant"],
+                seed=int(run.data.tags["seed"]),
+                benchmark=name,
+                accuracy_percent=run.data.metrics[name],
+                items=int(items) if (items := run.data.tags.get(f"items.{name}")) is not None else None,
+                flags=frozenset(f for f in run.data.tags.get("flags", "").split(",") if f),
+            )
+            for run in self.finished
+            for name in self.benchmarks
+            if name in run.data.metrics
+        ]
+        if not scores:
+            raise TrackingError(f"study {self.name!r} has no finished trial yet")
+        return ResultTable(tuple(scores), self.benchmarks)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, TrialSettings]:
+        """Settings of every variant with a finished trial, from one of its trials; they differ in their seed only.
+
+        Raises:
+            TrackingError: if the record does not hold them.
+        """
+        found: dict[str, TrialSettings] = {}
+        for run in self.finished:
+            variant = run.data.tags["variant"]
+            if variant not in found:
+                what = f"the settings of trial {run.info.run_name!r}"
+                content = read_json(self.tracker, run.info.run_id, SETTINGS, what)
+                found[variant] = parse(TrialSettings, content, f"settings of {variant}")
+        return found
+
+    @property
+    def weights(self) -> dict[str, dict[str, float]]:
+        """Weights of every variant: its objectives that are on."""
+        return {
+            run.data.tags["variant"]: {k: float(run.data.params[k]) for k in RECORDS if float(run.data.params[k])}
+            for run in self.trials
+        }
+
+    def curves(self, metric: str, runs: Sequence[Any] | None = None) -> dict[str, list[tuple[int, float]]]:
+        """What training reported as ``metric``, as (step, value) by run name; of all trials, or of ``runs``."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for run in self.trials if runs is None else runs:
+            if TRAIN + metric in run.data.metrics:
+                history = self.tracker.client.get_metric_history(run.info.run_id, TRAIN + metric)
+                found[run.info.run_name] = sorted((m.step, m.value) for m in history)
+        return found
+
+    @functools.cached_property
+    def correctness(self) -> dict[tuple[str, int, str], Bools] | None:
+        """Which test items each trial got right; None where the study's folder is on another machine.
+
+        Raises:
+            StatisticsError: outcomes of test items that are missing or do not fit together.
+            StorageError: the place where its trials wrote cannot be reached.
+        """
+        if not self.home.has_book(self.name):
+            return None
+        return read_correctness(self.folder, self.home.trials(self.name))
+
+    @property
+    def samples(self) -> dict[tuple[str, str], Sample]:
+        """(variant, benchmark) to what was scored, with the test items each seed got right where they are at hand.
+
+        Raises:
+            TrackingError: if no trial is finished.
+            StatisticsError: outcomes of test items that are missing or do not fit together.
+            StorageError: the place where its trials wrote cannot be reached.
+        """
+        return samples(self.table, self.correctness)
+
+    def artifact(self, name: str, what: str) -> Any:
+        """Content of a JSON artifact of its parent run; ``what`` are the words for the error sentence.
+
+        Raises:
+            TrackingError: if the run does not hold it, or it cannot be fetched.
+        """
+        return read_json(self.tracker, self.run_id, name, what)
+
+    def artifacts(self, folder: str) -> list[Any]:
+        """Contents of all JSON artifacts in a folder of its parent run; empty where there is none."""
+        if not has_artifact(self.tracker, self.run_id, folder):
+            return []
+        with tempfile.TemporaryDirectory() as temporary:
+            kept = Path(self.tracker.client.download_artifacts(self.run_id, folder, temporary))
+            return [json.loads(path.read_text()) for path in sorted(kept.glob("*.json"))]
+
+    def picture(self, out: Path | None, name: str) -> Path:
+        """Where a picture goes: ``out``, or the study's folder, or here where that is on another machine."""
+        return out or (self.folder if self.folder.is_dir() else Path.cwd()) / name
+
+    def keep(self, *files: Path | None, **contents: Mapping[str, Any]) -> None:
+        """Log files, and contents as ``NAME.json``, to its parent run; None is no file."""
+        with tempfile.TemporaryDirectory() as temporary:
+            for name, content in contents.items():
+                written = Path(temporary) / f"{name}.json"
+                written.write_text(json.dumps(content, indent=1))
+                self.tracker.artifacts(self.run_id, written)
+        for file in files:
+            if file is not None:
+                self.tracker.artifacts(self.run_id, file)
+
+
+def find_study(tracker: Tracker, study: str | None) -> Any:
+    """Parent run of a study, as :meth:`StudyRecord.open` finds it.
+
+    Raises:
+        TrackingError: if there is none, naming the studies there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    named = f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND " if study is not None else ""
+    found = tracker.search(f"{named}tags.role = 'study'")
+    if found:
+        return found[0]
+    if study is not None:
+        with contextlib.suppress(MlflowException):
+            return tracker.client.get_run(study)
+    names = sorted({r.data.tags[RESULT_TAG] for r in tracker.search("tags.role = 'study'")})
+    known = f"known: {', '.join(names)}" if names else "there is none yet: run equipoise sweep or ablate"
+    raise TrackingError(f"no study{f' {study!r}' if study else ''} in {tracker.uri}; {known}")
+
+
+def trial_runs(tracker: Tracker, parent: str) -> list[Any]:
+    """Child runs of a study's parent run, oldest first."""
+    return tracker.search(f"tags.`mlflow.parentRunId` = '{parent}'")[::-1]
+
+
+def has_artifact(tracker: Tracker, run_id: str, name: str) -> bool:
+    """Whether a run holds an artifact, or a folder of them."""
+    return bool(tracker.client.list_artifacts(run_id, name))
 
 
 def read_json(tracker: Tracker, run_id: str, name: str, what: str) -> Any:
@@ -40,50 +254,3 @@ def read_json(tracker: Tracker, run_id: str, name: str, what: str) -> Any:
         except (MlflowException, OSError) as error:
             raise TrackingError(f"{what} cannot be read from {tracker.uri}: {error}") from None
         return json.loads(Path(kept).read_text())
-
-
-def definition_of(tracker: Tracker, parent: Any) -> dict[str, Any]:
-    """What a study asked for, from its parent run.
-
-    Raises:
-        TrackingError: if the record does not hold it.
-    """
-    found: dict[str, Any] = read_json(
-        tracker, parent.info.run_id, DEFINITION, f"the definition of study {parent.data.tags[RESULT_TAG]!r}"
-    )
-    return found
-
-
-def settings_of(tracker: Tracker, parent: str) -> dict[str, TrialSettings]:
-    """Settings of every variant with a finished trial, from one of its trials; they differ in their seed only.
-
-    Raises:
-        TrackingError: if the record does not hold them.
-    """
-    found: dict[str, TrialSettings] = {}
-    for run in tracker.trial_runs(parent):
-        variant = run.data.tags["variant"]
-        if variant not in found and run.data.tags.get("status") == "finished":
-            content = read_json(tracker, run.info.run_id, SETTINGS, f"the settings of trial {run.info.run_name!r}")
-            found[variant] = parse(TrialSettings, content, f"settings of {variant}")
-    return found
-
-
-def samples_of(study: str, home: Home) -> tuple[ResultTable, dict[tuple[str, str], Sample]]:
-    """Accuracies of a study's finished trials, with the test items each got right where they are at hand.
-
-    A study on a tracking server may have its folder on another machine: then only its accuracies are.
-
-    Returns:
-        The table, and (variant, benchmark) to sample.
-
-    Raises:
-        TrackingError: no such study, or no finished trial.
-        StatisticsError: outcomes of test items that are missing or do not fit together.
-        StorageError: the place where its trials wrote cannot be reached.
-    """
-    tracker = home.tracker()
-    name = tracker.study_run(study).data.tags[RESULT_TAG]
-    table = tracker.result_table(study)
-    at_hand = (home.folder(name) / "ledger.db").is_file()
-    return table, samples(table, read_correctness(home.folder(name), home.trials(name)) if at_hand else None)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from equipoise.platform.provenance import git_commit
-from equipoise.platform.record.client import PATIENCE_S, RESULT_TAG, TRAIN, PatientClient, TrackingError, quoted
+from equipoise.platform.record.client import PATIENCE_S, RESULT_TAG, TRAIN, PatientClient, TrackingError
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import RECORDS
-from equipoise.platform.stats.table import ResultTable, Score
 
 # One writer at a time fits SQLite; MLflow's own progress lines and warnings would break the display.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -171,78 +169,8 @@ class Tracker:
             self.client.set_tag(run_id, "error", error[:4000])
         self.client.set_terminated(run_id, MLFLOW_STATUS[status])
 
-    # ---- reading back
-
-    def study_run(self, study: str | None) -> Any:
-        """Parent run of a study by name or run id, the newest if a name was used twice; None: the newest of all.
-
-        Raises:
-            TrackingError: if there is none, naming the studies there are.
-        """
-        from mlflow.exceptions import MlflowException
-
-        named = f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND " if study is not None else ""
-        found = self._search(f"{named}tags.role = 'study'")
-        if found:
-            return found[0]
-        if study is not None:
-            with contextlib.suppress(MlflowException):
-                return self.client.get_run(study)
-        names = sorted({r.data.tags[RESULT_TAG] for r in self._search("tags.role = 'study'")})
-        known = f"known: {', '.join(names)}" if names else "there is none yet: run equipoise sweep or ablate"
-        raise TrackingError(f"no study{f' {study!r}' if study else ''} in {self.uri}; {known}")
-
-    def trial_runs(self, parent: str) -> list[Any]:
-        """Child runs of a study, oldest first."""
-        return self._search(f"tags.`mlflow.parentRunId` = '{parent}'")[::-1]
-
-    def result_table(self, study: str) -> ResultTable:
-        """Accuracies of a study's finished trials."""
-        parent = self.study_run(study)
-        benchmarks: list[str] = json.loads(parent.data.tags["benchmarks"])
-        scores: list[Score] = []
-        for run in self.trial_runs(parent.info.run_id):
-            if run.data.tags.get("status") != "finished":
-                continue
-            flags = frozenset(f for f in run.data.tags.get("flags", "").split(",") if f)
-            for name in benchmarks:
-                if name in run.data.metrics:
-                    items = run.data.tags.get(f"items.{name}")
-                    scores.append(
-                        Score(
-                            variant=run.data.tags["variant"],
-                            seed=int(run.data.tags["seed"]),
-                            benchmark=name,
-                            accuracy_percent=run.data.metrics[name],
-                            items=None if items is None else int(items),
-                            flags=flags,
-                        )
-                    )
-        if not scores:
-            raise TrackingError(f"study {study!r} has no finished trial yet")
-        return ResultTable(tuple(scores), tuple(benchmarks))
-
-    def weights(self, parent: str) -> dict[str, dict[str, float]]:
-        """Weights of every variant of a study: its objectives that are on."""
-        return {
-            run.data.tags["variant"]: {k: float(run.data.params[k]) for k in RECORDS if float(run.data.params[k])}
-            for run in self.trial_runs(parent)
-        }
-
-    def curves(self, runs: Sequence[Any], metric: str) -> dict[str, list[tuple[int, float]]]:
-        """What training reported as ``metric``, over steps, by run name."""
-        found: dict[str, list[tuple[int, float]]] = {}
-        for run in runs:
-            if TRAIN + metric in run.data.metrics:
-                history = self.client.get_metric_history(run.info.run_id, TRAIN + metric)
-                found[run.info.run_name] = sorted((m.step, m.value) for m in history)
-        return found
-
-    def has_artifact(self, run_id: str, folder: str) -> bool:
-        """Whether a run holds a folder of artifacts."""
-        return bool(self.client.list_artifacts(run_id, folder))
-
-    def _search(self, query: str) -> list[Any]:
+    def search(self, query: str) -> list[Any]:
+        """Runs that match an MLflow filter, newest first."""
         runs: list[Any] = []
         token = None
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,8 @@ from typing import Any
 
 from equipoise.platform.analysis.spending import Spending, spending
 from equipoise.platform.errors import StorageError
-from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import definition_of
+from equipoise.platform.record.reading import StudyRecord, has_artifact
 from equipoise.platform.record.registry import BALANCED, BASELINE, MODEL_FOLDER, register
-from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.report.plots.cost import plot_cost
 from equipoise.platform.report.plots.curves import plot_curves
 from equipoise.platform.report.plots.front import plot_front
@@ -22,6 +19,8 @@ from equipoise.platform.report.plots.style import MOST_CURVES
 from equipoise.platform.stats.selection import Selection, select
 from equipoise.platform.stats.table import ResultTable
 from equipoise.platform.trial import checkpoint as checkpoints
+
+PICTURE = "front.png"
 
 
 @dataclass(frozen=True)
@@ -59,44 +58,44 @@ def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float |
     return Conclusion(selection, plot_front(selection, out, title))
 
 
-def conclude_study(study: str, home: Home, out: Path | None, tolerance: float | None) -> Conclusion:
-    """Select from a study's record, draw the front, and log both to the study's parent run.
+def conclude_study(
+    record: StudyRecord, out: Path | None = None, tolerance: float | None = None, *, keep: bool = False
+) -> Conclusion:
+    """Select from a study's record, and draw the front and what was gained against what it cost.
 
-    The checkpoint of the balanced variant's first seed is logged to its run, where it can be read.
+    Args:
+        record: of the study.
+        out: the picture; None for ``front.png`` in the study's folder, or here where that is on another machine.
+        tolerance: points a balanced variant may lose; None for the noise floor.
+        keep: log all of it to the study's parent run, and register the balanced and the baseline encoder.
+
+    Raises:
+        TrackingError: no trial is finished.
+        SelectionError: nothing to select from, or no tolerance.
     """
-    tracker = home.tracker()
-    parent = tracker.study_run(study)
-    name = parent.data.tags["equipoise.study"]
-    folder = home.folder(name)
-    with tempfile.TemporaryDirectory() as temporary:
-        scratch = Path(temporary)
-        picture = out or (folder if folder.is_dir() else Path.cwd()) / "front.png"
-        found = conclude_table(tracker.result_table(study), picture, f"Study {name}", tolerance)
-        run_id = parent.info.run_id
-        (scratch / "front.json").write_text(json.dumps(found.selection.to_dict(), indent=1))
-        tracker.artifacts(run_id, scratch / "front.json")
-        tracker.artifacts(run_id, found.plot)
-        tracker.metrics(
-            run_id, {"hypervolume": found.selection.hypervolume, "front_size": len(found.selection.front)}, 0
-        )
-        balanced = found.selection.balanced
-        tracker.tag(run_id, balanced=balanced.variant if balanced else "none")
-        tracker.tag(run_id, **{"mlflow.note.content": _note(found.selection)})
-        runs = tracker.trial_runs(run_id)
-        found = _against_cost(found, spending(runs, definition_of(tracker, parent), found.selection), f"Study {name}")
-        if found.cost_plot is not None:
-            tracker.artifacts(run_id, found.cost_plot)
-        shown = most_telling(runs, found.selection)
+    title = f"Study {record.name}"
+    found = conclude_table(record.table, record.picture(out, PICTURE), title, tolerance)
+    found = _against_cost(found, spending(record.trials, record.definition, found.selection), title)
+    notes = _keep(record, found) if keep else []
+    return replace(found, weights=record.weights, notes=tuple(notes))
+
+
+def _keep(record: StudyRecord, found: Conclusion) -> list[str]:
+    """Log a conclusion to the study's parent run, and register its encoders; returns what could not be done."""
+    tracker, run_id, selection = record.tracker, record.run_id, found.selection
+    record.keep(found.plot, found.cost_plot, front=selection.to_dict())
+    tracker.metrics(run_id, {"hypervolume": selection.hypervolume, "front_size": len(selection.front)}, 0)
+    balanced = selection.balanced.variant if selection.balanced else None
+    tracker.tag(run_id, **{"balanced": balanced or "none", "mlflow.note.content": _note(selection)})
+    shown = most_telling(record.trials, selection)
+    part = "" if len(shown) == len(record.trials) else f": {len(shown)} of {len(record.trials)} trials"
+    with tempfile.TemporaryDirectory() as scratch:
         for metric, label in (("jepa", "JEPA loss"), ("effective_rank", "effective rank of the target")):
-            curves = tracker.curves(shown, metric)
+            curves = record.curves(metric, shown)
             if curves:
-                title = f"Study {name}" + ("" if len(shown) == len(runs) else f": {len(shown)} of {len(runs)} trials")
-                tracker.artifacts(run_id, plot_curves(curves, scratch / f"{metric}.png", label, title))
-    finished = [run for run in runs if run.data.tags.get("status") == "finished"]
-    wanted = {BALANCED: balanced.variant if balanced else None, BASELINE: found.selection.baseline}
-    _mark(tracker, finished, found.selection)
-    notes = _register(tracker, name, finished, wanted)
-    return replace(found, weights=tracker.weights(run_id), notes=tuple(notes))
+                record.keep(plot_curves(curves, Path(scratch) / f"{metric}.png", label, f"Study {record.name}{part}"))
+    _mark(record, selection)
+    return _register(record, {BALANCED: balanced, BASELINE: selection.baseline})
 
 
 def _against_cost(found: Conclusion, spent: Spending | None, title: str) -> Conclusion:
@@ -107,32 +106,32 @@ def _against_cost(found: Conclusion, spent: Spending | None, title: str) -> Conc
     return replace(found, cost=spent, cost_plot=plot_cost(spent, found.selection, beside, f"{title}: gains and cost"))
 
 
-def _mark(tracker: Tracker, finished: Sequence[Any], selection: Selection) -> None:
+def _mark(record: StudyRecord, selection: Selection) -> None:
     """Tag the runs on the front and the balanced one; only what changes is written: a study may have a thousand."""
     on_front, balanced = set(selection.front), selection.balanced
-    for run in finished:
+    for run in record.finished:
         variant = run.data.tags.get("variant")
         now = {"front": variant in on_front, "balanced": balanced is not None and variant == balanced.variant}
         changed = {k: str(v).lower() for k, v in now.items() if str(v).lower() != run.data.tags.get(k, "false")}
-        tracker.tag(run.info.run_id, **changed)
+        record.tracker.tag(run.info.run_id, **changed)
 
 
-def _register(tracker: Tracker, study: str, finished: Sequence[Any], wanted: Mapping[str, str | None]) -> list[str]:
+def _register(record: StudyRecord, wanted: Mapping[str, str | None]) -> list[str]:
     """Register one encoder for each alias, that of its variant's first seed; returns what could not be done."""
     notes: list[str] = []
     for alias, variant in wanted.items():
-        runs = [r for r in finished if r.data.tags.get("variant") == variant and r.data.tags.get("checkpoint")]
+        runs = [r for r in record.finished if r.data.tags.get("variant") == variant and r.data.tags.get("checkpoint")]
         if not runs:
             continue
         run = min(runs, key=lambda r: int(r.data.tags["seed"]))
         try:
-            if not tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
+            if not has_artifact(record.tracker, run.info.run_id, MODEL_FOLDER):
                 with checkpoints.find(run.data.tags["checkpoint"]).fetched() as files:
-                    tracker.artifacts(run.info.run_id, files, MODEL_FOLDER)
+                    record.tracker.artifacts(run.info.run_id, files, MODEL_FOLDER)
         except (StorageError, FileNotFoundError) as error:  # a home may have been moved
             notes.append(f"The checkpoint of {variant} is not in the record: {error}.")
             continue
-        register(tracker, study, alias, run)
+        register(record.tracker, record.name, alias, run)
     return notes
 
 

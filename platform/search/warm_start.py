@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.record.client import RESULT_TAG
-from equipoise.platform.record.reading import settings_of
-from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import CONTROLS, Variant, variants
@@ -73,13 +71,13 @@ class Earlier:
 
 
 def earlier_mixes(
-    definition: SweepDefinition, tracker: Tracker, example: TrialSettings, manifest_hash: str | None = None
+    definition: SweepDefinition, home: Home, example: TrialSettings, manifest_hash: str | None = None
 ) -> Earlier:
     """Read the earlier study that a sweep names, and sort its mixes into done, to be tried first, and left out.
 
     Args:
         definition: the sweep.
-        tracker: the record that holds both.
+        home: whose record holds both.
         example: settings of a trial of the sweep.
         manifest_hash: of the data that the sweep reads; None leaves the data out of the comparison.
 
@@ -88,10 +86,8 @@ def earlier_mixes(
         StudyError: none of its mixes lies in the space of the search.
     """
     assert definition.warm_start is not None
-    parent = tracker.study_run(definition.warm_start)
-    study = parent.data.tags[RESULT_TAG]
-    table = tracker.result_table(parent.info.run_id)
-    settings = settings_of(tracker, parent.info.run_id)
+    record = StudyRecord.open(home, definition.warm_start)
+    study, table, settings = record.name, record.table, record.settings
     found: list[EarlierMix] = []
     left_out: dict[str, str] = {}
     for name, one in settings.items():
@@ -110,7 +106,7 @@ def earlier_mixes(
             f"warm_start: study {study!r} has no finished mix that lies in the search space of {definition.name!r}"
             f"{f' ({example_of})' if example_of else ''}: widen the space, or leave warm_start out"
         )
-    differs = _differs(next(iter(settings.values())), example, _hashes(tracker, parent), manifest_hash)
+    differs = _differs(next(iter(settings.values())), example, _hashes(record), manifest_hash)
     if differs is None and set(table.benchmarks) != set(example.scored):
         differs = f"its benchmarks are {', '.join(table.benchmarks)}"
     if differs is None:
@@ -129,8 +125,8 @@ def _differs(one: TrialSettings, other: TrialSettings, hashes: set[str], manifes
     return None
 
 
-def _hashes(tracker: Tracker, parent: Any) -> set[str]:
-    return {run.data.tags.get("manifest_hash", "") for run in tracker.trial_runs(parent.info.run_id)}
+def _hashes(record: StudyRecord) -> set[str]:
+    return {run.data.tags.get("manifest_hash", "") for run in record.trials}
 
 
 def best_mixes(found: Sequence[EarlierMix], trials: int) -> tuple[EarlierMix, ...]:

@@ -6,13 +6,9 @@ of the study's own trials, as its record holds them, so an edited preset or vari
 
 from __future__ import annotations
 
-from typing import Any
-
 from equipoise.platform.errors import StudyError
-from equipoise.platform.record.client import RESULT_TAG
 from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import definition_of, settings_of
-from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.study import ConfirmationDefinition
 from equipoise.platform.settings.trial import TrialSettings
@@ -54,23 +50,22 @@ def confirm(
         EquipoiseError: if the trials cannot start.
     """
     home.make()  # its own sentence where the folder cannot be written
-    tracker = home.tracker()
-    source = tracker.study_run(study)
-    confirmed = source.data.tags[RESULT_TAG]
+    source = StudyRecord.open(home, study)
+    confirmed = source.name
     name = name or f"{confirmed}-{KIND}"
     booked = _booked(home, name, confirmed, top, seeds) if options.resume and home.has_book(name) else None
-    definition, listed = booked or define(tracker, source, name, top or TOP, seeds or SEEDS)
+    definition, listed = booked or define(source, name, top or TOP, seeds or SEEDS)
     if concurrent is not None:
         definition = definition.model_copy(update={"concurrent": concurrent})
     outcome = run_study(Asked(definition, KIND, listed), home, options)
-    tracker.tag(outcome.parent, **{CONFIRMS: confirmed})
+    source.tracker.tag(outcome.parent, **{CONFIRMS: confirmed})
     names = confirmations(source)
     if name not in names:
-        tracker.tag(source.info.run_id, **{CONFIRMED_BY: ",".join([*names, name])})
+        source.tracker.tag(source.run_id, **{CONFIRMED_BY: ",".join([*names, name])})
     return outcome
 
 
-def define(tracker: Tracker, source: Any, name: str, top: int, seeds: int) -> tuple[ConfirmationDefinition, Listed]:
+def define(source: StudyRecord, name: str, top: int, seeds: int) -> tuple[ConfirmationDefinition, Listed]:
     """What a confirmation asks for, and its trials: controls first.
 
     The fresh seeds are the next integers above every seed of the study and of its earlier confirmations.
@@ -78,19 +73,17 @@ def define(tracker: Tracker, source: Any, name: str, top: int, seeds: int) -> tu
     Raises:
         StudyError: the study has no scores, no finished baseline, or no variant that could be confirmed.
     """
-    study, parent = source.data.tags[RESULT_TAG], source.info.run_id
-    if source.data.tags.get("benchmarks", "[]") == "[]":
+    study = source.name
+    if not source.benchmarks:
         raise StudyError(f"study {study!r} scores nothing, so it has no top variants to confirm")
-    table = tracker.result_table(parent)
-    chosen = [row.variant for row in ranking(table).rows if row.eligible][:top]
+    chosen = [row.variant for row in ranking(source.table).rows if row.eligible][:top]
     if not chosen:
         raise StudyError(f"study {study!r} has no finished trained variant besides its controls: nothing to confirm")
-    settings = settings_of(tracker, parent)
-    before = [source, *(tracker.study_run(one) for one in confirmations(source))]
-    used = [int(run.data.tags["seed"]) for one in before for run in tracker.trial_runs(one.info.run_id)]
+    settings = source.settings
+    before = [source, *(StudyRecord.open(source.home, one) for one in confirmations(source))]
+    used = [int(run.data.tags["seed"]) for one in before for run in one.trials]
     fresh = tuple(range(max(used) + 1, max(used) + 1 + seeds))
-    asked = definition_of(tracker, source)
-    content = {key: asked[key] for key in KEPT if key in asked}
+    content = {key: source.definition[key] for key in KEPT if key in source.definition}
     content |= {
         "name": name,
         "description": f"The top {len(chosen)} of {study} on fresh seeds",
@@ -119,9 +112,9 @@ def ranking(table: ResultTable, tolerance: float | None = None) -> Selection:
     return select(table, tolerance=tolerance)
 
 
-def confirmations(source: Any) -> list[str]:
+def confirmations(source: StudyRecord) -> list[str]:
     """Names of a study's confirmations, from its parent run, oldest first."""
-    return [name for name in source.data.tags.get(CONFIRMED_BY, "").split(",") if name]
+    return [name for name in source.tags.get(CONFIRMED_BY, "").split(",") if name]
 
 
 def _booked(

@@ -15,6 +15,7 @@ from typing import Any
 from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.ledger import ENDED, SEARCHED, Ledger, Status, TrialRow
+from equipoise.platform.record.reading import trial_runs
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.early_stopping import goes_on
 from equipoise.platform.search.proposer import OptunaProposer, Proposal
@@ -370,7 +371,7 @@ class Director:
 
     def reconcile(self) -> None:
         """Before anything starts: make the book, Optuna and MLflow agree about what an earlier driver left behind."""
-        runs = {r.data.tags.get("trial"): r for r in self.tracker.trial_runs(self.parent)}
+        runs = {r.data.tags.get("trial"): r for r in trial_runs(self.tracker, self.parent)}
         for row in self.ledger.rows():
             if row.run_id is None and row.key in runs:
                 # The driver died between creating the run and writing its id down.

@@ -236,7 +236,7 @@ def _director(
             SearchStore.of(home, definition.name),
             parent,
             baseline=lambda: baseline_of(ledger.rows()),
-            earlier=lambda: earlier_mixes(definition, tracker, example, manifest_hash),
+            earlier=lambda: earlier_mixes(definition, home, example, manifest_hash),
         )
         director.make = lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime)
         director.searched = definition.trials
@@ -262,7 +262,7 @@ def sweep(definition: SweepDefinition, home: Home, options: RunOptions = RunOpti
         raise StudyError("a sweep needs its controls: without them nothing it finds can be called an improvement")
     if definition.warm_start is not None and not options.resume:
         # What is wrong with it is said before anything starts.
-        found = earlier_mixes(definition, home.tracker(), listed[0][2])
+        found = earlier_mixes(definition, home, listed[0][2])
         if options.progress is not None:
             options.progress(found.sentence, 1, 1)
     return run_study(Asked(definition, "sweep", listed), home, options)

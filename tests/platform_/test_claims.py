@@ -31,6 +31,7 @@ from equipoise.platform.errors import SettingsError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.files import shipped
 from equipoise.platform.settings.preset import load_preset
@@ -470,7 +471,7 @@ def study_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 def test_a_miniature_study_stands_in(study_home: Home) -> None:
     loaded = load_claims()
-    evidence = from_study("small", study_home)
+    evidence = from_study(StudyRecord.open(study_home, "small"))
     assert evidence.width == load_preset("nano").model.encoder.width
     found = {f.claim.id: f for f in judge_claims(loaded, evidence).findings}
     ld_alone = found[6]
@@ -524,7 +525,7 @@ def test_outcomes_of_items_are_paired_where_they_are_at_hand(study_home: Home) -
         tracker.end(run, "finished")
     ledger.close()
     claims = only({"gain": {"variants": ["ld"], "benchmark": "mini_ssv2", "direction": "up"}}, regime="miniature")
-    evidence = from_study("paired", home)
+    evidence = from_study(StudyRecord.open(home, "paired"))
     assert judge_claims(claims, evidence).findings[0].verdict == SUPPORTED
     assert judge_claims(claims, dataclasses.replace(evidence, correctness={})).findings[0].verdict == UNCLEAR
 
@@ -624,4 +625,4 @@ def test_a_study_without_a_finished_trial_says_so(tmp_path: Path) -> None:
     parent = tracker.start_study("empty", "ablation", {"regime": "miniature"})
     tracker.tag(parent, benchmarks="[]")
     with pytest.raises(TrackingError, match="no finished trial"):
-        from_study("empty", home)
+        from_study(StudyRecord.open(home, "empty"))

@@ -14,7 +14,7 @@ from equipoise.platform.analysis.confirmation import Confirmation, compare_gains
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
-from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.tables.confirmation import show_confirmation
 from equipoise.platform.settings.study import ConfirmationDefinition
 from equipoise.platform.settings.trial import TrialSettings
@@ -186,19 +186,19 @@ def test_the_table_shows_search_beside_fresh_seeds(capsys: pytest.CaptureFixture
 # ---- what is asked for
 
 
-def record(tracker: Tracker, trials: list[tuple[TrialSettings, float]], name: str = "mine", **more: Any) -> Any:
+def record(home: Home, trials: list[tuple[TrialSettings, float]], name: str = "mine", **more: Any) -> StudyRecord:
     """A study's record as its driver would leave it."""
+    tracker = home.tracker()
     parent = tracker.start_study(name, "sweep", {**DEFINITION, "name": name, **more})
     tracker.tag(parent, benchmarks=json.dumps(["mini_dive", "mini_in"]))
     for number, (settings, accuracy) in enumerate(trials):
         run = tracker.start_trial(parent, name, f"t{number:04d}", "search", settings, "0")
         tracker.metrics(run, {"mini_dive": accuracy, "mini_in": accuracy}, 0)
         tracker.end(run, "finished")
-    return tracker.study_run(parent)
+    return StudyRecord.open(home, parent)
 
 
 def test_a_confirmation_asks_for_the_best_with_fresh_seeds(home: Home, make_trial: Make) -> None:
-    tracker = home.tracker()
     found = Variant(description="found by search", objectives={"delta": ObjectiveSetting(weight=0.123)})
     mix = make_trial("hw", overrides=("optimisation.steps=5",)).model_copy(
         update={"variant_name": "mix-004", "variant": found}
@@ -210,8 +210,8 @@ def test_a_confirmation_asks_for_the_best_with_fresh_seeds(home: Home, make_tria
         (mix, 46.0),
         (make_trial("ld", seed=9), 30.0),
     ]
-    source = record(tracker, trials, resources={"workers": 1, "cpus_per_worker": 2.0})
-    definition, listed = define(tracker, source, "again", top=2, seeds=3)
+    source = record(home, trials, resources={"workers": 1, "cpus_per_worker": 2.0})
+    definition, listed = define(source, "again", top=2, seeds=3)
     assert definition.seeds == definition.control_seeds == (10, 11, 12), "above every seed of the study"
     assert list(definition.mixes) == ["mix-004", "hw"]
     assert definition.resources.cpus_per_worker == 2
@@ -226,13 +226,12 @@ def test_a_confirmation_asks_for_the_best_with_fresh_seeds(home: Home, make_tria
     assert mine.preset.optimisation.steps == 5
     assert ConfirmationDefinition.model_validate(definition.model_dump(mode="json")) == definition
     # More than there are: all of them; and never the controls.
-    assert list(define(tracker, source, "again", top=9, seeds=1)[0].mixes) == ["mix-004", "hw", "ld"]
+    assert list(define(source, "again", top=9, seeds=1)[0].mixes) == ["mix-004", "hw", "ld"]
 
 
 def test_controls_are_there_also_where_the_study_refused_them(home: Home, make_trial: Make) -> None:
-    tracker = home.tracker()
-    source = record(tracker, [(make_trial("baseline", seed=3), 40.0), (make_trial("hw"), 44.0)])
-    _, listed = define(tracker, source, "again", top=1, seeds=1)
+    source = record(home, [(make_trial("baseline", seed=3), 40.0), (make_trial("hw"), 44.0)])
+    _, listed = define(source, "again", top=1, seeds=1)
     control = next(s for _, name, s in listed if name == "random_init")
     assert control.variant == load_variant("random_init")
     assert control.variant_name == "random_init"
@@ -241,21 +240,21 @@ def test_controls_are_there_also_where_the_study_refused_them(home: Home, make_t
 
 def test_a_second_confirmation_has_seeds_of_its_own(home: Home, make_trial: Make) -> None:
     tracker = home.tracker()
-    source = record(tracker, [(make_trial("baseline"), 40.0), (make_trial("hw"), 44.0)])
-    record(tracker, [(make_trial("baseline", seed=s), 40.0) for s in (1, 2, 3)], "mine-confirmation")
-    tracker.tag(source.info.run_id, **{CONFIRMED_BY: "mine-confirmation"})
-    source = tracker.study_run("mine")
+    source = record(home, [(make_trial("baseline"), 40.0), (make_trial("hw"), 44.0)])
+    record(home, [(make_trial("baseline", seed=s), 40.0) for s in (1, 2, 3)], "mine-confirmation")
+    tracker.tag(source.run_id, **{CONFIRMED_BY: "mine-confirmation"})
+    source = StudyRecord.open(home, "mine")
     assert confirmations(source) == ["mine-confirmation"]
-    assert define(tracker, source, "again", top=1, seeds=2)[0].seeds == (4, 5)
+    assert define(source, "again", top=1, seeds=2)[0].seeds == (4, 5)
 
 
 def test_nothing_to_confirm_is_said(home: Home, make_trial: Make) -> None:
     tracker = home.tracker()
     with pytest.raises(TrackingError, match="no finished trial yet"):
-        define(tracker, record(tracker, [], "empty"), "again", 1, 1)
-    only = record(tracker, [(make_trial("baseline"), 40.0), (make_trial("random_init"), 30.0)], "controls")
+        define(record(home, [], "empty"), "again", 1, 1)
+    only = record(home, [(make_trial("baseline"), 40.0), (make_trial("random_init"), 30.0)], "controls")
     with pytest.raises(StudyError, match="no finished trained variant besides its controls: nothing to confirm"):
-        define(tracker, only, "again", 1, 1)
-    silent = tracker.study_run(tracker.start_study("silent", "pretrain", {**DEFINITION, "name": "silent"}))
+        define(only, "again", 1, 1)
+    silent = StudyRecord.open(home, tracker.start_study("silent", "pretrain", {**DEFINITION, "name": "silent"}))
     with pytest.raises(StudyError, match="scores nothing"):
-        define(tracker, silent, "again", 1, 1)
+        define(silent, "again", 1, 1)

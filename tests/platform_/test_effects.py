@@ -22,6 +22,7 @@ from equipoise.platform.cli.design import DesignOptions, ablation_of
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.record.reading import StudyRecord, find_study
 from equipoise.platform.report.effects import conclude_effects
 from equipoise.platform.report.plots import effects as plot_effects
 from equipoise.platform.report.plots.style import PlotError
@@ -421,10 +422,10 @@ def test_a_real_2x2_and_its_confirmation(home: Home, tiny_data: Path, run_at: Co
     assert Path(found["effects"]["plot"]).is_file()
 
     tracker = home.tracker()
-    source = tracker.study_run(name)
+    source = find_study(tracker, name)
     logged = {a.path for a in tracker.client.list_artifacts(source.info.run_id)}
     assert {"effects.json", "effects.png", "front.json", "study.json"} <= logged
-    again = effects_of(name, home)
+    again = effects_of(StudyRecord.open(home, name))
     assert again is not None
     assert [e.estimate for e in again.effects] == [e["estimate"] for e in found["effects"]["effects"]]
     code, out, err = command("effects", name)
@@ -457,13 +458,13 @@ def test_a_real_2x2_and_its_confirmation(home: Home, tiny_data: Path, run_at: Co
 
     mine, theirs = settings(confirmed["study"]), settings(name)
     assert all(mine[v] == theirs[v] for v in mine)
-    parent = tracker.study_run(confirmed["study"])
+    parent = find_study(tracker, confirmed["study"])
     assert parent.data.tags["kind"] == "confirmation"
     assert parent.data.tags["confirms"] == name
-    assert tracker.study_run(name).data.tags["confirmed_by"] == confirmed["study"] == f"{name}-confirmation"
+    assert find_study(tracker, name).data.tags["confirmed_by"] == confirmed["study"] == f"{name}-confirmation"
     assert "confirmation.json" in {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
-    assert confirmation_of(name, home) is None, "the study itself confirms nothing"
-    assert effects_of(confirmed["study"], home) is None
+    assert confirmation_of(StudyRecord.open(home, name)) is None, "the study itself confirms nothing"
+    assert effects_of(StudyRecord.open(home, confirmed["study"])) is None
 
     # Resumed when complete it says the same; asked for something else it refuses.
     code, out, err = command("confirm", name, "--resume", "--tolerance", 100, "--json")
@@ -476,9 +477,9 @@ def test_a_real_2x2_and_its_confirmation(home: Home, tiny_data: Path, run_at: Co
     assert code == 1
     assert "exists" in err
     with pytest.raises(StudyError, match="has no design"):
-        conclude_effects(confirmed["study"], home)
+        conclude_effects(StudyRecord.open(home, confirmed["study"]))
     # A second confirmation has seeds of its own.
-    definition, _ = define(tracker, tracker.study_run(name), "second", 1, 2)
+    definition, _ = define(StudyRecord.open(home, name), "second", 1, 2)
     assert definition.seeds == (4, 5)
 
 

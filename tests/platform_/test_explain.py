@@ -18,14 +18,15 @@ from rich.console import Console
 from sklearn.gaussian_process import GaussianProcessRegressor
 from statsmodels.stats.multitest import multipletests
 
-from equipoise.platform.analysis.explanation import FEWEST, TOGETHER, Finished, doses, finished_of, interactions, looks
+from equipoise.platform.analysis import explanation as explain_view
 from equipoise.platform.analysis.importance import search_importance
+from equipoise.platform.analysis.interactions import FEWEST, TOGETHER, Finished, doses, finished_of, interactions, looks
 from equipoise.platform.analysis.next_trial import Surrogate, next_trial
 from equipoise.platform.cli.main import cli
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
-from equipoise.platform.report import explanation as explain_view
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.explanation import explain_search
 from equipoise.platform.report.plots.slices import MOST_SLICES, plot_slices
 from equipoise.platform.report.plots.style import PlotError
@@ -345,8 +346,10 @@ def test_a_recorded_search_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
         asked = p.ask(trial)
         assert asked.optuna_number is not None
         p.tell(asked.optuna_number, {b: v + 0.2 * stream.normal() for b, v in truth(asked.variant).items()})
-    found = explain_search("mine", home)
-    assert found.looks == ()
+    explain_search(StudyRecord.open(home, "mine"))
+    assert {one.path for one in tracker.client.list_artifacts(parent)} == {"study.json"}, "looking writes nothing"
+    found = explain_search(StudyRecord.open(home, "mine"), keep=True)
+    assert found.content.looks == ()
     assert not any("repeated" in note for note in found.notes)
     console = Console(record=True, width=120, file=io.StringIO())
     show_explanation(found, console)
@@ -384,11 +387,11 @@ def test_repeats_and_looks_are_part_of_the_explanation(tmp_path: Path, make_tria
     silent = "Nothing on early looks: whether they tell the end shows from 8 finished trials on."
     for trial in range(FEWEST):
         if trial in (1, FEWEST - 1):
-            assert silent in explain_search("mine", home).notes
+            assert silent in explain_search(StudyRecord.open(home, "mine")).notes
         asked = p.ask(trial)
         assert asked.optuna_number is not None
         p.tell(asked.optuna_number, truth(asked.variant), {4: {b: v - 1 for b, v in truth(asked.variant).items()}})
-    away = explain_search("mine", home).notes
+    away = explain_search(StudyRecord.open(home, "mine")).notes
     assert any(
         "A variant on the front may be repeated first: the study's book, which tells, is not in" in n for n in away
     )
@@ -397,7 +400,7 @@ def test_repeats_and_looks_are_part_of_the_explanation(tmp_path: Path, make_tria
         row = ledger.open_trial(name, "search", make_trial().model_dump_json())
         ledger.update(row.number, status="finished", result={"accuracies": dict.fromkeys(BENCHMARKS, value)})
     ledger.close()
-    found = explain_search("mine", home)
+    found = explain_search(StudyRecord.open(home, "mine"))
     assert silent not in found.notes
     assert "Before that hw is repeated with seed 1: it is on the front." in found.notes
     assert [one["correlation"] for one in found.to_dict()["looks"]] == [pytest.approx(1.0)] * 3

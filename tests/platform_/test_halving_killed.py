@@ -16,6 +16,7 @@ import yaml
 
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger, TrialRow
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.search.proposer import OptunaProposer
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.settings.study import SweepDefinition
@@ -109,7 +110,7 @@ def test_stopped_trials_stay_stopped_and_the_search_goes_on_where_it_was(
     assert not {"mini_dive", "mini_ssv2", "mini_in"} & set(run.data.metrics)
     assert run.data.tags["status"] == "stopped"
     assert run.data.tags["stopped_at_step"] == str(max(stopped[0].rungs))
-    table = home.tracker().result_table(NAME)
+    table = StudyRecord.open(home, NAME).table
     assert set(table.variants) == {r.name for r in after.values() if r.status == "finished"}
 
 

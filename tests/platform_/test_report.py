@@ -27,6 +27,8 @@ from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.record.reading import StudyRecord, find_study
+from equipoise.platform.report.front import conclude_study
 from equipoise.platform.report.html import page as report_module
 from equipoise.platform.report.html.charts import Scale, outside, pair
 from equipoise.platform.report.html.content import ReportError, Trial, compare_all, difference_in_words, gather
@@ -134,7 +136,7 @@ def record(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Settings) ->
 def test_page_holds_every_section_and_loads_nothing(record: Record, tmp_path: Path) -> None:
     definition = {"description": "<script>alert(1)</script> & more"}
     home = record("whole", definition=definition)
-    written = write_report("whole", home, tmp_path / "out.html")
+    written = write_report(StudyRecord.open(home, "whole"), tmp_path / "out.html")
     text = written.path.read_text(encoding="utf-8")
     page = Page(text)
     headings = [a["id"] for tag, a in page.tags if tag == "h2"]
@@ -154,7 +156,7 @@ def test_page_holds_every_section_and_loads_nothing(record: Record, tmp_path: Pa
 
 
 def test_page_says_what_was_found(record: Record, tmp_path: Path) -> None:
-    written = write_report("said", record("said"), tmp_path / "out.html", tolerance=2.0)
+    written = write_report(StudyRecord.open(record("said"), "said"), tmp_path / "out.html", tolerance=2.0)
     said = words(written.path.read_text(encoding="utf-8"))
     assert "hw is balanced: better than baseline on every benchmark" in said
     assert "Tolerance (as given): mini_dive 2.00, mini_ssv2 2.00, mini_in 2.00 points. 1 of 2 trained variants" in said
@@ -178,7 +180,7 @@ def test_page_says_what_was_found(record: Record, tmp_path: Path) -> None:
 
 def test_a_single_seed_reads_as_one(record: Record, tmp_path: Path) -> None:
     home = record("single", {v: s if v == "baseline" else s[:1] for v, s in SCORES.items()})
-    written = write_report("single", home, tmp_path / "out.html")
+    written = write_report(StudyRecord.open(home, "single"), tmp_path / "out.html")
     text = written.path.read_text(encoding="utf-8")
     said = words(text)
     assert set(written.content.single_seed) == {"hw", "delta", "random_init"}
@@ -280,7 +282,8 @@ def test_definition_on_the_page_asks_for_the_same_study(record: Record, tmp_path
     asked = AblationDefinition.model_validate(
         {"name": "made", "regime": "miniature", "preset": str(preset), "variants": ["hw", "delta"], "seeds": [0, 1]}
     )
-    written = write_report("made", record("made", definition=asked.model_dump(mode="json")), tmp_path / "out.html")
+    home = record("made", definition=asked.model_dump(mode="json"))
+    written = write_report(StudyRecord.open(home, "made"), tmp_path / "out.html")
     text = written.path.read_text(encoding="utf-8")
     files = Page(text).files
     assert set(files) == {"commands", "made.yaml", "preset.yaml"}
@@ -313,7 +316,7 @@ def test_hours_come_from_the_trials_own_clock() -> None:
 
 def test_cost_counts_gpus_of_all_workers(record: Record) -> None:
     resources = {"workers": 4, "cpus_per_worker": 8, "gpus_per_worker": 1}
-    found = gather("gpus", record("gpus", definition={"resources": resources}))
+    found = gather(StudyRecord.open(record("gpus", definition={"resources": resources}), "gpus"))
     assert found.unit == "GPU"
     assert {trial.devices for trial in found.trials} == {4.0}
     assert sum(t.hours or 0 for t in found.trials) == pytest.approx(8 * 4 * 240 / 3600)
@@ -325,7 +328,7 @@ def test_what_was_booked_is_drawn_against_what_was_gained(record: Record, tmp_pa
     prices = Prices(cpu_hour=0.5, currency="EUR")
     booked = Cost(lost=360.0).plus(7200.0, Resources()).metrics(prices)
     home = record("spent", definition={"prices": prices.model_dump()}, booked=booked)
-    text = write_report("spent", home, tmp_path / "out.html").path.read_text(encoding="utf-8")
+    text = write_report(StudyRecord.open(home, "spent"), tmp_path / "out.html").path.read_text(encoding="utf-8")
     said = words(text)
     assert f"{8 * 2} CPU hours in all" in said, "booked hours, not those of the trials' own clocks"
     # 8 trials at 2 hours of 0.5, each with a tenth of an hour done twice; hw gains 5 points where it gains least.
@@ -343,8 +346,11 @@ def test_what_was_booked_is_drawn_against_what_was_gained(record: Record, tmp_pa
     assert found["cost"]["plot"] == str(tmp_path / "mine_cost.svg")
     assert (tmp_path / "mine_cost.svg").is_file()
     tracker = home.tracker()
-    kept = {a.path for a in tracker.client.list_artifacts(tracker.study_run("spent").info.run_id)}
-    assert {"mine.svg", "mine_cost.svg"} <= kept
+    parent = find_study(tracker, "spent").info.run_id
+    pictures = {"mine.svg", "mine_cost.svg"}
+    assert not pictures & {a.path for a in tracker.client.list_artifacts(parent)}, "looking at a front writes nothing"
+    conclude_study(StudyRecord.open(home, "spent"), out, keep=True)
+    assert pictures <= {a.path for a in tracker.client.list_artifacts(parent)}
 
 
 def test_effects_of_a_design_take_the_place_of_importances(record: Record, tmp_path: Path) -> None:
@@ -365,7 +371,7 @@ def test_effects_of_a_design_take_the_place_of_importances(record: Record, tmp_p
         gain = sum(lift[name] for name in cell.on)
         scores[cell.variant_name] = ((30 + gain, 60 + gain, 20 + gain), (31 + gain, 61.5 + gain, 20.5 + gain))
     home = record("design", scores, definition=asked.model_dump(mode="json"))
-    written = write_report("design", home, tmp_path / "out.html")
+    written = write_report(StudyRecord.open(home, "design"), tmp_path / "out.html")
     text = written.path.read_text(encoding="utf-8")
     table = text[text.index('id="effects"') :]
     cells = r'<th scope="row" data-sort="([^"]+)">.*?</th>\s*<td data-sort="([^"]+)">'
@@ -380,19 +386,19 @@ def test_effects_of_a_design_take_the_place_of_importances(record: Record, tmp_p
 def test_what_cannot_be_reported_is_told(record: Record, tmp_path: Path) -> None:
     home = record("one_seed", {"baseline": SCORES["baseline"][:1], "hw": SCORES["hw"]})
     with pytest.raises(TrackingError, match=r"no study 'mad' in .*; known: .*one_seed"):
-        write_report("mad", home)
+        write_report(StudyRecord.open(home, "mad"))
     with pytest.raises(ReportError, match=r"results.csv is a table, which has no trials .* equipoise front --results"):
-        write_report("results.csv", home)
+        CliRunner().invoke(cli, ["report", "results.csv"], catch_exceptions=False)
     with pytest.raises(ReportError, match=r"a report is one HTML file; 'front.pdf' was given: name it front.html"):
-        write_report("one_seed", home, tmp_path / "front.pdf")
+        write_report(StudyRecord.open(home, "one_seed"), tmp_path / "front.pdf")
     with pytest.raises(SelectionError, match="pass --tolerance POINTS or run the baseline with more seeds"):
-        write_report("one_seed", home)
-    written = write_report("one_seed", home, tmp_path / "deep" / "er" / "out.html", tolerance=1.0)
+        write_report(StudyRecord.open(home, "one_seed"))
+    written = write_report(StudyRecord.open(home, "one_seed"), tmp_path / "deep" / "er" / "out.html", tolerance=1.0)
     assert written.path.is_file()
     tracker = home.tracker()
     tracker.tag(tracker.start_study("bare", "pretrain", {"name": "bare"}), benchmarks="[]")
     with pytest.raises(ReportError, match=r"'bare' was pretrained without being scored.*equipoise ablate"):
-        write_report("bare", home)
+        write_report(StudyRecord.open(home, "bare"))
 
 
 def test_command_prints_the_path_or_what_the_page_holds(record: Record, tmp_path: Path) -> None:
@@ -440,7 +446,7 @@ def column(table: WebElement, index: int) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
-    written = write_report("abl", studied)
+    written = write_report(StudyRecord.open(studied, "abl"))
     assert written.path == studied.folder("abl").resolve() / "report.html"
     assert set(written.to_dict()["missing"]) == {"importance"}
     assert len(written.pictures.pictures) == 4
@@ -477,7 +483,7 @@ def test_ablation_in_a_browser(studied: Home, browser: Chrome) -> None:
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_tables_sort_by_number_with_mouse_and_keyboard(studied: Home, browser: Chrome) -> None:
-    open_page(browser, write_report("abl", studied).path)
+    open_page(browser, write_report(StudyRecord.open(studied, "abl")).path)
     table = browser.find_element(By.ID, "variants")
     heads = table.find_elements(By.CSS_SELECTOR, "thead tr:last-child th")
     before = column(table, 0)
@@ -509,7 +515,7 @@ def test_tables_sort_by_number_with_mouse_and_keyboard(studied: Home, browser: C
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_page_on_a_phone_in_the_dark_and_on_paper(studied: Home, browser: Chrome) -> None:
-    path = write_report("abl", studied).path
+    path = write_report(StudyRecord.open(studied, "abl")).path
     colours = {}
     for scheme in ("light", "dark"):
         open_page(browser, path, scheme=scheme)
@@ -547,7 +553,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_pointing_at_a_variant_and_copying(studied: Home, browser: Chrome) -> None:
-    written = write_report("abl", studied)
+    written = write_report(StudyRecord.open(studied, "abl"))
     open_page(browser, written.path)
     row = browser.find_element(By.CSS_SELECTOR, '#variants tr[data-variant="motion_guided"]')
     event = "arguments[0].dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))"
@@ -575,7 +581,7 @@ def test_what_is_gone_is_said(studied: Home, tmp_path: Path) -> None:
     ledger.close()
     (folder / "trials" / kept.key).rename(tmp_path / "away")
     try:
-        written = write_report("abl", studied, tmp_path / "out.html")
+        written = write_report(StudyRecord.open(studied, "abl"), tmp_path / "out.html")
     finally:
         (tmp_path / "away").rename(folder / "trials" / kept.key)
     missing = written.to_dict()["missing"]
@@ -600,12 +606,12 @@ def test_search_in_a_browser(record: Record, browser: Chrome, tmp_path: Path) ->
         trials.append(create_trial(params=weights, distributions=ranges, values=values))
     definition = {"sampler": "tpe", "trials": 30, "objectives": {key: {"low": 0.1, "high": 1.0} for key in ranges}}
     home = record("search", scores, definition=definition, kind="sweep")
-    assert "name it with --optuna-storage" in gather("search", home).notes["importance"][0]
+    assert "name it with --optuna-storage" in gather(StudyRecord.open(home, "search")).notes["importance"][0]
     kept = optuna.create_study(
         study_name="search", storage=SearchStore.of(home, "search").open(), directions=["maximize"] * 3
     )
     kept.add_trials(trials)
-    written = write_report("search", home, tmp_path / "out.html")
+    written = write_report(StudyRecord.open(home, "search"), tmp_path / "out.html")
     found = {(one.benchmark, one.evaluator): one for one in written.content.importance}
     assert set(found) == {(b, e) for b in BENCHMARKS[:2] for e in ("fANOVA", "PED-ANOVA")}
     assert found["mini_dive", "fANOVA"].clear == ("delta",)

@@ -32,6 +32,7 @@ from equipoise.platform.cli import main as cli
 from equipoise.platform.errors import StorageError, StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.record.reading import StudyRecord, trial_runs
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.search.proposer import OptunaProposer
 from equipoise.platform.search.store import SearchStore
@@ -228,11 +229,11 @@ def test_an_ablation_in_an_object_store(
     Trainer(TrialSettings.model_validate_json(row.settings), home.paths, LocalReporter(tmp_path / "whole")).run()
     same(tmp_path / "whole", row.result["checkpoint"])
 
-    found = conclude_study("away", home, None, tolerance=100)
+    found = conclude_study(StudyRecord.open(home, "away"), None, tolerance=100, keep=True)
     assert found.notes == ()
     assert found.selection.balanced is not None
     tracker = home.tracker()
-    for run in tracker.trial_runs(outcome.parent):
+    for run in trial_runs(tracker, outcome.parent):
         names = {a.path for a in tracker.client.list_artifacts(run.info.run_id)}
         assert {"settings.json", "scores.json", "correctness"} <= names
         assert ("checkpoint" in names) == (run.data.tags["variant"] in (found.selection.balanced.variant, "baseline"))

@@ -21,7 +21,7 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
-from equipoise.platform.record.reading import definition_of
+from equipoise.platform.record.reading import StudyRecord, find_study, has_artifact, trial_runs
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
@@ -66,8 +66,8 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     assert [r.name for r in outcome.rows] == [*("baseline", "random_init") * 2, "hw", "delta", "mix-002"]
 
     tracker = home.tracker()
-    parent = tracker.study_run("tiny-sweep")
-    runs = {r.data.tags["trial"]: r for r in tracker.trial_runs(outcome.parent)}
+    parent = find_study(tracker, "tiny-sweep")
+    runs = {r.data.tags["trial"]: r for r in trial_runs(tracker, outcome.parent)}
     hw = runs["t0005"]
     assert hw.data.params["hard_region"] == "0.3"
     assert hw.data.params["delta"] == "0.0"
@@ -83,14 +83,14 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     table = pq.read_table(Path(folder) / "mini_ssv2.parquet")
     assert hw.data.metrics["mini_ssv2"] == 100 * sum(table["correct"].to_pylist()) / len(table)
 
-    found = conclude_study("tiny-sweep", home, None, tolerance=100)
+    found = conclude_study(StudyRecord.open(home, "tiny-sweep"), None, tolerance=100, keep=True)
     assert found.plot.is_file()
     logged = {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
     assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json", "audit"} <= logged
     assert found.selection.balanced is not None
-    chosen = [r for r in tracker.trial_runs(outcome.parent) if r.data.tags.get("balanced") == "true"]
+    chosen = [r for r in trial_runs(tracker, outcome.parent) if r.data.tags.get("balanced") == "true"]
     assert {r.data.tags["variant"] for r in chosen} == {found.selection.balanced.variant}
-    assert all(tracker.has_artifact(r.info.run_id, "checkpoint") for r in chosen)
+    assert all(has_artifact(tracker, r.info.run_id, "checkpoint") for r in chosen)
     assert found.selection.balanced.variant in parent_note(tracker, parent.info.run_id)
     for alias, variant in (("balanced", found.selection.balanced.variant), ("baseline", "baseline")):
         loaded = load_encoder(f"models:/tiny-sweep@{alias}", home.uri())
@@ -103,14 +103,14 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
         load_encoder("models:/tiny-sweep@best", home.uri())
     with pytest.raises(TrackingError, match="write models:/STUDY@balanced"):
         load_encoder("tiny-sweep", home.uri())
-    conclude_study("tiny-sweep", home, None, tolerance=100)
+    conclude_study(StudyRecord.open(home, "tiny-sweep"), None, tolerance=100, keep=True)
     assert len(tracker.client.search_model_versions("name = 'tiny-sweep'")) == 2
 
     with pytest.raises(StudyError, match="go on with --resume"):
         study.sweep(definition, home, RunOptions(quiet=True))
     more = SweepDefinition.model_validate(space(tiny_data, trials=4, prices={"cpu_hour": 36.0}))
     assert study.sweep(more, home, RunOptions(quiet=True, resume=True)).complete
-    recorded = definition_of(tracker, parent)
+    recorded = StudyRecord.open(home, outcome.parent).definition
     assert (recorded["trials"], recorded["prices"]["cpu_hour"]) == (4, 36.0), "what reads the record sees the newest"
     assert len(check_books(home, "tiny-sweep", 8)) == 8
     with pytest.raises(StudyError, match="was started with sampler 'tpe', now it is 'random'"):
@@ -148,7 +148,7 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(home: Home, tiny_data:
     run = home.tracker().client.get_run(failed.run_id)
     assert run.info.status == "FAILED"
     assert "t0003" in run.data.tags["error"]
-    table = home.tracker().result_table("failing")
+    table = StudyRecord.open(home, "failing").table
     assert set(table.variants) == {"baseline", "random_init", "delta"}
 
 

@@ -21,6 +21,7 @@ from selenium.webdriver import Chrome
 
 from equipoise.platform.cli.main import cli
 from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import StudyRecord, find_study, trial_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # the study they share was run by Ray
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
@@ -68,7 +69,7 @@ def served(
 def accuracies(studied: Home) -> dict[str, dict[str, float]]:
     """Of the first seed of every variant."""
     tracker = studied.tracker()
-    runs = tracker.trial_runs(tracker.study_run("abl").info.run_id)
+    runs = trial_runs(tracker, find_study(tracker, "abl").info.run_id)
     found = {r.data.tags["variant"]: r.data.metrics for r in runs if r.data.tags["seed"] == "0"}
     assert set(found) == VARIANTS
     return found
@@ -105,7 +106,7 @@ def test_runs_table_shows_variants_with_their_mean_accuracies(studied: Home, ser
     rows: dict[str, str] = {}
     for index, part in browser.execute_script(parts):
         rows[index] = f"{rows.get(index, '')}\n{part}"
-    table = studied.tracker().result_table("abl")
+    table = StudyRecord.open(studied, "abl").table
     for name in VARIANTS:
         row = next(r for r in rows.values() if f"Group: {name}" in r.splitlines())
         wanted = [

@@ -95,9 +95,9 @@ def trial() -> Callable[..., TrialSettings]:
 
 
 @pytest.fixture(scope="module")
-def recorded(tracker: Tracker, trial: Callable[..., TrialSettings]) -> Tracker:
+def recorded(home: Home, tracker: Tracker, trial: Callable[..., TrialSettings]) -> Home:
     record(tracker, trial)
-    return tracker
+    return home
 
 
 def proposer(folder: Path, earlier: Earlier, asked: list[int] | None = None, **change: Any) -> OptunaProposer:
@@ -116,7 +116,7 @@ def example(trial: Callable[..., TrialSettings], **change: Any) -> TrialSettings
 # ---- what is taken
 
 
-def test_what_trained_alike_counts_as_done(recorded: Tracker, trial: Callable[..., TrialSettings]) -> None:
+def test_what_trained_alike_counts_as_done(recorded: Home, trial: Callable[..., TrialSettings]) -> None:
     found = earlier_mixes(definition(), recorded, example(trial), "data0")
     assert found.differs is None
     assert found.starts == ()
@@ -141,7 +141,7 @@ def test_what_trained_alike_counts_as_done(recorded: Tracker, trial: Callable[..
     ],
 )
 def test_what_trained_otherwise_only_says_what_to_try_first(
-    recorded: Tracker, trial: Callable[..., TrialSettings], change: dict[str, Any], why: str
+    recorded: Home, trial: Callable[..., TrialSettings], change: dict[str, Any], why: str
 ) -> None:
     manifest = change.pop("manifest", "data0") if "manifest" in change else "data0"
     d = definition(**change)
@@ -155,19 +155,19 @@ def test_what_trained_otherwise_only_says_what_to_try_first(
     assert [m.name for m in few.starts] == ["hw"]
 
 
-def test_no_more_than_a_few_are_tried_first(tracker: Tracker, trial: Callable[..., TrialSettings]) -> None:
+def test_no_more_than_a_few_are_tried_first(home: Home, tracker: Tracker, trial: Callable[..., TrialSettings]) -> None:
     """All of twelve mixes are on the front: the best on average come first."""
     mixes = {f"mix-{i:03d}": (mix(delta=0.1 + i / 10), {0: (20.0 + i, 60.0 - 2 * i, 10.0)}) for i in range(12)}
     record(tracker, trial, "many", mixes)
     change: dict[str, Any] = {"set": ["optimisation.steps=77"], "trials": 100, "warm_start": "many"}
-    found = earlier_mixes(definition(**change), tracker, example(trial, **change), "data0")
+    found = earlier_mixes(definition(**change), home, example(trial, **change), "data0")
     assert len(found.starts) == MOST_STARTS
     by_place = [int(m.name[-3:]) for m in found.starts]
     assert by_place == sorted(by_place), "both benchmarks weigh the same once scaled: all tie, and the order is kept"
 
 
 def test_nothing_to_take_is_said_before_anything_starts(
-    recorded: Tracker, home: Home, trial: Callable[..., TrialSettings]
+    recorded: Home, home: Home, trial: Callable[..., TrialSettings]
 ) -> None:
     with pytest.raises(TrackingError, match="no study 'bfeore'"):
         sweep(definition(warm_start="bfeore"), home)

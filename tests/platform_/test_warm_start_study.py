@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.explanation import explain_search
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.search.samplers import WARM_ATTRIBUTE
@@ -64,14 +65,14 @@ def test_a_search_begins_with_what_an_earlier_one_found(home: Home, tiny_data: P
     assert told[0].values == list((results["hw"] or {})["accuracies"].values())
     assert told[0].params["hard_region.tau"] == 1.0
     # Neither the record of the later study nor its front knows the earlier trials.
-    table = home.tracker().result_table("later")
+    table = StudyRecord.open(home, "later").table
     assert {name: set(table.seeds(name)) for name in table.variants} == {
         "baseline": {0, 1},
         "random_init": {0},
         "mix-002": {0},
     }
-    front = conclude_study("later", home, None, tolerance=100).selection.front
+    front = conclude_study(StudyRecord.open(home, "later"), None, tolerance=100).selection.front
     assert not {"hw", "delta", "before/hw"} & set(front)
-    found = explain_search("later", home)
-    assert (int(found.finished.own.sum()), len(found.finished.names)) == (2, 4)
-    assert found.next.name == "mix-004"
+    found = explain_search(StudyRecord.open(home, "later"))
+    assert (int(found.content.finished.own.sum()), len(found.content.finished.names)) == (2, 4)
+    assert found.content.next.name == "mix-004"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from equipoise.platform.analysis.claims.judge import DEAD, Evidence
 from equipoise.platform.analysis.claims.vocabulary import ClaimFile
-from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import settings_of
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.variant import variants
 from equipoise.platform.stats.published import read_csv, regimes_in
@@ -31,30 +30,23 @@ def from_csv(path: Path, claims: ClaimFile, title: str | None = None) -> Evidenc
     )
 
 
-def from_study(study: str, home: Home) -> Evidence:
+def from_study(record: StudyRecord) -> Evidence:
     """The finished trials of a study, with the settings each ran with and the test items each got right.
 
     Raises:
-        TrackingError: no such study, no finished trial, or a record without settings.
+        TrackingError: no finished trial, or a record without settings.
         StatisticsError: outcomes of test items that are missing or do not fit together.
         StorageError: the place where its trials wrote cannot be reached.
     """
-    from equipoise.platform.record.correctness import read_correctness
-
-    tracker = home.tracker()
-    parent = tracker.study_run(study)
-    name = parent.data.tags["equipoise.study"]
-    table = tracker.result_table(study)
-    settings = settings_of(tracker, parent.info.run_id)
+    table, settings = record.table, record.settings
     example = next(iter(settings.values()))
-    # A study on a tracking server may have its folder on another machine: then only its accuracies are at hand.
-    at_hand = (home.folder(name) / "ledger.db").is_file()
-    correctness = read_correctness(home.folder(name), home.trials(name)) if at_hand else {}
     widths = {s.preset.model.encoder.width for s in settings.values()}
     return Evidence(
-        title=f"study {name}, {example.regime.name} regime, preset {example.preset.name}, read {example.reading}",
+        title=(
+            f"study {record.name}, {example.regime.name} regime, preset {example.preset.name}, read {example.reading}"
+        ),
         tables={example.regime.name: table},
-        correctness={example.regime.name: correctness},
+        correctness={example.regime.name: record.correctness or {}},
         flags={v: frozenset({DEAD}) for v, s in settings.items() if any(t.detached for t in resolve(s).terms)},
         mixes={v: frozenset(k for k, o in s.variant.objectives.items() if o.weight > 0) for v, s in settings.items()},
         width=widths.pop() if len(widths) == 1 else None,

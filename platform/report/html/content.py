@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from equipoise.platform.analysis.confirmation import Confirmation, confirmation_of
@@ -16,10 +13,8 @@ from equipoise.platform.analysis.importance import Importance, ImportanceError, 
 from equipoise.platform.analysis.spending import Measure, Spending, spending
 from equipoise.platform.errors import EquipoiseError, StorageError
 from equipoise.platform.record.client import TRAIN
-from equipoise.platform.record.correctness import read_correctness
 from equipoise.platform.record.cost import Cost
-from equipoise.platform.record.home import Home
-from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.record.reading import SETTINGS, StudyRecord, read_json
 from equipoise.platform.report.front import most_telling
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.stats.selection import RankedVariant, Selection, select
@@ -164,63 +159,55 @@ def difference_in_words(difference: Difference) -> str:
     return "better" if difference.estimate > 0 else "worse"
 
 
-def gather(study: str, home: Home, tolerance: float | None = None) -> Content:
+def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
     """Read everything about a study.
 
     Raises:
-        ReportError: the name is of a file, or the study has no scores.
-        TrackingError: no such study, or no finished trial.
+        ReportError: the study has no scores.
+        TrackingError: no finished trial.
         SelectionError: nothing to select from, or no tolerance.
     """
-    if Path(study).suffix.lower() == ".csv":
+    if not record.benchmarks:
         raise ReportError(
-            f"{study} is a table, which has no trials to report on: name a study, or show the table's front with "
-            "equipoise front --results"
-        )
-    tracker = home.tracker()
-    parent = tracker.study_run(study)
-    tags = dict(parent.data.tags)
-    name, run_id = tags["equipoise.study"], parent.info.run_id
-    if not json.loads(tags.get("benchmarks", "[]")):
-        raise ReportError(
-            f"study {name!r} was pretrained without being scored, so there is nothing to compare: "
+            f"study {record.name!r} was pretrained without being scored, so there is nothing to compare: "
             "run its variant with equipoise ablate"
         )
-    table = tracker.result_table(study)
-    selection = select(table, tolerance=tolerance)
+    runs, definition = record.trials, record.definition
+    selection = select(record.table, tolerance=tolerance)
     notes: dict[str, list[str]] = {}
-    found = _samples(name, home, table, notes)
-    runs = tracker.trial_runs(run_id)
-    definition = _json(tracker, run_id, "study.json")
+    found = _samples(record, notes)
     trials, unit = _trials(runs, definition, notes)
     effects = confirmation = None
     try:
-        effects = effects_of(study, home)
-        confirmation = confirmation_of(study, home, tolerance=tolerance)
+        effects = effects_of(record)
+        confirmation = confirmation_of(record, tolerance=tolerance)
     except EquipoiseError as error:
         notes.setdefault("importance" if "design" in definition else "balanced", []).append(f"Missing here: {error}.")
-    settings = next((_json(tracker, r.info.run_id, "settings.json") for r in runs), {})
+    audits = record.artifacts("audit")
+    if not audits:
+        notes.setdefault("conflict", []).append("The study's record holds no audit of its objectives.")
+    example = [read_json(record.tracker, run.info.run_id, SETTINGS, "the settings of a trial") for run in runs[:1]]
     return Content(
-        study=name,
-        kind=tags.get("kind", "study"),
-        parent=run_id,
+        study=record.name,
+        kind=record.tags.get("kind", "study"),
+        parent=record.run_id,
         definition=definition,
-        began=parent.info.start_time,
-        tags=tags,
-        table=table,
+        began=record.run.info.start_time,
+        tags=dict(record.tags),
+        table=record.table,
         selection=selection,
         means={key: interval(sample) for key, sample in found.items()},
         differences=compare_all(found, selection),
-        weights=tracker.weights(run_id),
-        importance=_importance(name, home, table.benchmarks, definition, notes),
+        weights=record.weights,
+        importance=_importance(record, notes),
         effects=effects,
         confirmation=confirmation,
-        audits=_audits(tracker, run_id, notes),
-        curves={m: tracker.curves(most_telling(runs, selection), m) for m in ("jepa", "effective_rank")},
+        audits=audits,
+        curves={m: record.curves(m, most_telling(runs, selection)) for m in ("jepa", "effective_rank")},
         trials=trials,
         spending=spending(runs, definition, selection),
         unit=unit,
-        settings=settings,
+        settings=example[0] if example else {},
         manifest_hash=next((r.data.tags["manifest_hash"] for r in runs if "manifest_hash" in r.data.tags), ""),
         notes=notes,
     )
@@ -242,26 +229,19 @@ def compare_all(
     return differences
 
 
-def _samples(name: str, home: Home, table: ResultTable, notes: dict[str, list[str]]) -> dict[tuple[str, str], Sample]:
+def _samples(record: StudyRecord, notes: dict[str, list[str]]) -> dict[tuple[str, str], Sample]:
     """Samples with the outcome of every test item where the trials' folder is at hand."""
-    folder = home.folder(name)
-    why = f"the study's folder is not in {home.root.name}"
-    if (folder / "ledger.db").is_file():
-        try:
-            return samples(table, read_correctness(folder, home.trials(name)))
-        except (StatisticsError, StorageError) as error:
-            why = str(error)
+    why = f"the study's folder is not in {record.home.root.name}"
+    try:
+        if record.correctness is not None:
+            return record.samples
+    except (StatisticsError, StorageError) as error:
+        why = str(error)
     notes.setdefault("table", []).append(
         f"Which test items were right is not at hand ({why}): differences rest on accuracies alone, and with several "
         "seeds they hold for this test set only."
     )
-    return samples(table)
-
-
-def _json(tracker: Tracker, run_id: str, name: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as temporary:
-        found: dict[str, Any] = json.loads(Path(tracker.client.download_artifacts(run_id, name, temporary)).read_text())
-    return found
+    return samples(record.table)
 
 
 def _trials(runs: Sequence[Any], definition: Mapping[str, Any], notes: dict[str, list[str]]) -> tuple[list[Trial], str]:
@@ -299,38 +279,25 @@ def _trials(runs: Sequence[Any], definition: Mapping[str, Any], notes: dict[str,
     return trials, "GPU" if gpus else "CPU"
 
 
-def _audits(tracker: Tracker, run_id: str, notes: dict[str, list[str]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    if tracker.has_artifact(run_id, "audit"):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(tracker.client.download_artifacts(run_id, "audit", temporary))
-            found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    if not found:
-        notes.setdefault("conflict", []).append("The study's record holds no audit of its objectives.")
-    return found
-
-
-def _importance(
-    name: str, home: Home, benchmarks: Sequence[str], definition: Mapping[str, Any], notes: dict[str, list[str]]
-) -> list[Importance]:
+def _importance(record: StudyRecord, notes: dict[str, list[str]]) -> list[Importance]:
     """Importances of a sweep; for anything else, and where they cannot be had, a sentence."""
     said = notes.setdefault("importance", [])
-    if definition.get("design") is not None:
+    if record.definition.get("design") is not None:
         return []  # the effects of its factors say more
-    if "sampler" not in definition:
+    if "sampler" not in record.definition:
         said.append(
             "This study compares named mixes and did not search weights, so there is no search to ask how much each "
             "objective's weight matters. The table of variants shows what each mix does."
         )
         return []
-    store = SearchStore.of(home, name)
+    store = SearchStore.of(record.home, record.name)
     if store.missing:
         said.append("The record of the search (Optuna's storage) is not at hand: name it with --optuna-storage.")
         return []
     try:
         with store.errors_in_words():
-            return search_importance(store.search(name), benchmarks)
+            return search_importance(store.search(record.name), record.benchmarks)
     except (ImportanceError, KeyError) as error:
-        reason = str(error) if isinstance(error, ImportanceError) else f"{store.name} holds no search {name!r}"
+        reason = str(error) if isinstance(error, ImportanceError) else f"{store.name} holds no search {record.name!r}"
         said.append(f"No importances: {reason}.")
     return []

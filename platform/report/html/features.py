@@ -24,6 +24,7 @@ from equipoise.models.diagnostics import principal_colours
 from equipoise.models.encoder import VideoEncoder
 from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import StudyRecord, has_artifact
 from equipoise.platform.record.registry import MODEL_FOLDER
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.mix import resolve
@@ -71,35 +72,30 @@ class Pictures:
     note: str | None = None
 
 
-def feature_pictures(home: Home, parent: str, variants: Sequence[str]) -> Pictures:
+def feature_pictures(record: StudyRecord, variants: Sequence[str]) -> Pictures:
     """Pictures of a few test clips by the encoders of ``variants``, one seed that all of them have.
 
     Args:
-        home: the study's home: its data, its record.
-        parent: the study's MLflow run.
+        record: of the study.
         variants: trained variants, two or more.
 
     Returns:
         The pictures, or a note on what they would need.
     """
-    tracker = home.tracker()
-    runs = {
-        (r.data.tags["variant"], int(r.data.tags["seed"])): r
-        for r in tracker.trial_runs(parent)
-        if r.data.tags.get("status") == "finished"
-    }
+    home = record.home
+    runs = {(r.data.tags["variant"], int(r.data.tags["seed"])): r for r in record.finished}
     shared = set.intersection(*({s for v, s in runs if v == variant} for variant in variants))
     seeds = {v: min(shared) if shared else min(s for w, s in runs if w == v) for v in variants}
     found: list[Checkpoint] = []
     try:
         for variant, seed in seeds.items():
-            found.append(_checkpoint(tracker, runs[variant, seed]))
+            found.append(_checkpoint(record.tracker, runs[variant, seed]))
         if not home.cache.is_dir():
             raise CheckpointError(f"the clip caches are not in {home.root.name}")
         pictures = _pictures(home, found)
     except (EquipoiseError, CacheError, DecodeBudgetError, ManifestError) as error:
-        record = found[0].record if found else None
-        return Pictures(record=record, note=f"There are no pictures of features: {_first_sentence(error)}.")
+        kept = found[0].record if found else None
+        return Pictures(record=kept, note=f"There are no pictures of features: {_first_sentence(error)}.")
     return Pictures(tuple(pictures), tuple(seeds.items()), found[0].record)
 
 
@@ -112,7 +108,7 @@ def _checkpoint(tracker: Tracker, run: Any) -> Checkpoint:
     kept = run.data.tags.get("checkpoint")
     if kept is not None and (checkpoints.find(kept) / checkpoints.RECORD).exists():
         return checkpoints.load(kept)
-    if tracker.has_artifact(run.info.run_id, MODEL_FOLDER):
+    if has_artifact(tracker, run.info.run_id, MODEL_FOLDER):
         with tempfile.TemporaryDirectory() as temporary:
             return checkpoints.load(Path(tracker.client.download_artifacts(run.info.run_id, MODEL_FOLDER, temporary)))
     raise CheckpointError(f"the checkpoint of {run.info.run_name} is neither where it was written nor in the record")

@@ -17,7 +17,7 @@ import yaml
 
 from equipoise.data.importers import command_for
 from equipoise.platform.analysis.effects import MEANINGS, Effect, alias_text
-from equipoise.platform.record.home import Home
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.html.charts import groups, marker, outside, pair
 from equipoise.platform.report.html.content import (
     SINGLE,
@@ -111,39 +111,36 @@ class Report:
         }
 
 
-def write_report(study: str, home: Home, out: Path | None = None, tolerance: float | None = None) -> Report:
+def write_report(record: StudyRecord, out: Path | None = None, tolerance: float | None = None) -> Report:
     """Write the report of a study and log it to the study's MLflow run as ``report.html``.
 
     Args:
-        study: name or MLflow run id.
-        home: its home.
+        record: of the study.
         out: the file, ending in .html; None for the study's folder, or this one where that is elsewhere.
         tolerance: points a balanced variant may lose on a benchmark; None for the noise floor.
 
     Raises:
-        ReportError: a study without scores, a name of a file, or an ``out`` that is no .html.
+        ReportError: a study without scores, or an ``out`` that is no .html.
         EquipoiseError: whatever its record cannot give.
     """
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise ReportError(f"a report is one HTML file; {out.name!r} was given: name it {out.stem}.html")
-    content = gather(study, home, tolerance)
-    pictures = _pictures(content, home)
-    folder = home.folder(content.study)
-    path = out or (folder if folder.is_dir() else Path.cwd()) / NAME
+    content = gather(record, tolerance)
+    pictures = _pictures(content, record)
+    path = record.picture(out, NAME)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(content, pictures), encoding="utf-8")
     with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(shutil.copy(path, Path(temporary) / NAME))
-        home.tracker().artifacts(content.parent, copy)
+        record.keep(Path(shutil.copy(path, Path(temporary) / NAME)))
     return Report(path.resolve(), content, pictures)
 
 
-def _pictures(content: Content, home: Home) -> Pictures:
+def _pictures(content: Content, record: StudyRecord) -> Pictures:
     found = content.selection
     beside = found.balanced.variant if found.balanced else next((r.variant for r in found.rows if r.eligible), None)
     if beside is None:
         return Pictures(note=f"There are no pictures of features: nothing was trained besides {found.baseline}.")
-    return feature_pictures(home, content.parent, (found.baseline, beside))
+    return feature_pictures(record, (found.baseline, beside))
 
 
 def page(content: Content, pictures: Pictures) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from equipoise.platform.analysis.explanation import Finished
+from equipoise.platform.analysis.interactions import Finished
 from equipoise.platform.report.plots.style import DPI, GREY, INK, PALETTE, TITLES, PlotError, clean_axis, save_figure
 from equipoise.platform.settings.axes import Range
 from equipoise.platform.stats.pareto import nondominated

@@ -6,16 +6,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from equipoise.platform.analysis.explanation import Look
+from equipoise.platform.analysis.explanation import Explanation
+from equipoise.platform.analysis.interactions import Look
 from equipoise.platform.analysis.next_trial import Next
-from equipoise.platform.report.explanation import Explanation
+from equipoise.platform.report.explanation import DrawnExplanation
 from equipoise.platform.settings.variant import describe
 
 MOST_PAIRS = 5
 
 
-def show_explanation(found: Explanation, console: Console) -> None:
+def show_explanation(drawn: DrawnExplanation, console: Console) -> None:
     """Print what matters, what does not add up, and what comes next."""
+    found = drawn.content
     own, earlier = int(found.finished.own.sum()), int((~found.finished.own).sum())
     head = f"Search {found.study}: {own} finished trials" + (f", {earlier} of an earlier study" if earlier else "")
     console.print(head, style="bold", highlight=False)
@@ -31,10 +33,10 @@ def show_explanation(found: Explanation, console: Console) -> None:
         console.print("Early looks against the end, correlation over finished trials:", highlight=False)
         console.print(_looks(found.looks))
     _show_next(found.next, console)
-    for note in found.notes:
+    for note in drawn.notes:
         console.print(f"- {note}", highlight=False, markup=False)
-    if found.picture is not None:
-        console.print(f"Plot: {found.picture}", highlight=False, soft_wrap=True)
+    if drawn.picture is not None:
+        console.print(f"Plot: {drawn.picture}", highlight=False, soft_wrap=True)
 
 
 def _pairs(found: Explanation) -> Table:

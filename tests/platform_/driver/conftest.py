@@ -55,7 +55,7 @@ class Runs:
     def end(self, run_id: str, status: str, error: str | None = None) -> None:
         self.status[run_id] = status
 
-    def trial_runs(self, parent: str) -> list[Any]:
+    def search(self, query: str) -> list[Any]:
         return []
 
 
