@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from equipoise.platform.study.cluster import MEBIBYTE, capacity
 from equipoise.platform.study.director import Director
-from equipoise.platform.trial.messages import PHASE
+from equipoise.platform.trial.messages import PHASE, parse_report
 from equipoise.platform.trial.run import run_trial
 
 # Tune's own tables and loggers repeat what the display and MLflow show.
@@ -51,10 +51,10 @@ class _Searcher(Searcher):
         """Config of the next trial."""
         if self.pass_on.director.full():
             return None  # Tune asks again
-        config = None
+        task = None
         with self.pass_on.director.halting():
-            config = self.pass_on.director.suggest(trial_id)
-        return Searcher.FINISHED if config is None else config
+            task = self.pass_on.director.suggest(trial_id)
+        return Searcher.FINISHED if task is None else task.to_config()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback books the end, with its reason."""
@@ -76,7 +76,7 @@ class _Decide:
         with self.pass_on.director.halting():
             director = self.pass_on.director
             # The workers of a trial on Ray Train end themselves: Tune would end its process and leave them behind.
-            return director.decide(config["number"], step, dict(scores)) or director.resources.uses_train
+            return director.decide(config["number"], step, dict(scores)) or director.plan.resources.uses_train
         return True  # the study stops: nothing is decided any more
 
 
@@ -91,27 +91,28 @@ class _Callback(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self.pass_on.director.halting():
-            self.pass_on.director.started(trial.config["number"])
+            self.pass_on.director.books.started(trial.config["number"])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self.pass_on.director.halting():
-            self.pass_on.director.died(trial.config["number"])
+            self.pass_on.director.books.died(trial.config["number"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
-        if PHASE in result:
+        report = parse_report(result)
+        if report is not None:
             with self.pass_on.director.halting():
-                self.pass_on.director.reported(trial.config["number"], result)
+                self.pass_on.director.books.reported(trial.config["number"], report)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self.pass_on.director.halting():
-            self.pass_on.director.ended(trial.config["number"], None)
+            self.pass_on.director.books.ended(trial.config["number"], None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_error()
         # An error that Tune has stored comes back as the text of its trace, which ends with what happened.
         what = type(error).__name__ if isinstance(error, BaseException) else str(error).strip().splitlines()[-1]
         with self.pass_on.director.halting():
-            self.pass_on.director.ended(trial.config["number"], f"the trial's process died: {what}")
+            self.pass_on.director.books.ended(trial.config["number"], f"the trial's process died: {what}")
 
 
 def run(director: Director, retries: int) -> bool:
@@ -128,8 +129,8 @@ def run(director: Director, retries: int) -> bool:
     remaining = director.remaining()
     if remaining == 0:
         return True
-    r = director.resources
-    slots = capacity(r, director.concurrent)
+    r = director.plan.resources
+    slots = capacity(r, director.plan.concurrent)
     # Tune keeps one trial waiting for resources unless told otherwise, and a cluster would grow node by node.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     # Train's workers carry the resources: a driver that held CPUs too would starve them, so it asks for memory alone.
@@ -147,7 +148,7 @@ def run(director: Director, retries: int) -> bool:
         ),
         run_config=RunConfig(
             name="tune",
-            storage_path=str(director.folder),
+            storage_path=str(director.plan.folder),
             callbacks=[_Callback(director)],
             failure_config=FailureConfig(max_failures=retries),
             verbose=0,
@@ -157,7 +158,7 @@ def run(director: Director, retries: int) -> bool:
         with _termination_as_interrupt():
             tuner.fit()
     finally:
-        director.interrupt()
+        director.books.interrupt()
     return director.remaining() == 0
 
 

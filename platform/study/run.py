@@ -22,6 +22,7 @@ from equipoise.platform.study.audit_gate import audit_study, log_audits
 from equipoise.platform.study.caches import CacheProgress, prepare_caches
 from equipoise.platform.study.cluster import ray_cluster
 from equipoise.platform.study.director import Director
+from equipoise.platform.study.plan import SearchPlan, StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
 from equipoise.platform.study.ray_tune import run
 from equipoise.platform.study.resume import CHANGED, parent_run, refuse_other_places
@@ -175,11 +176,11 @@ def _open(asked: Asked, home: Home, book: Ledger, tracker: Tracker, given: Mappi
 
 def _direct(director: Director, asked: Asked, address: str | None) -> bool:
     """Run every trial; returns False after an interrupt."""
-    display, tracker, parent = director.display, director.tracker, director.parent
+    display, tracker, parent = director.display, director.books.tracker, director.plan.parent
     display.planned = director.planned()
     with display:
         tracker.on_wait(display.waiting)
-        director.reconcile()
+        director.books.reconcile()
         tracker.running(parent)
         complete = False
         try:
@@ -193,9 +194,9 @@ def _direct(director: Director, asked: Asked, address: str | None) -> bool:
 def _close(director: Director, asked: Asked, home: Home, book: Ledger, complete: bool) -> Outcome:
     """What the study came to."""
     name = asked.definition.name
-    if director.halted is not None:
+    if director.books.halted is not None:
         raise StudyError(
-            f"study {name!r} stopped: {director.halted}; its {len(book.rows('finished'))} finished "
+            f"study {name!r} stopped: {director.books.halted}; its {len(book.rows('finished'))} finished "
             "trials are kept: mend that, then go on with --resume"
         )
     return Outcome(
@@ -203,7 +204,7 @@ def _close(director: Director, asked: Asked, home: Home, book: Ledger, complete:
         complete,
         director.planned(),
         tuple(book.rows()),
-        director.parent,
+        director.plan.parent,
         home.trials(name),
         director.budget_note(),
     )
@@ -213,36 +214,38 @@ def _director(
     asked: Asked, home: Home, ledger: Ledger, tracker: Tracker, parent: str, display: StudyDisplay, manifest_hash: str
 ) -> Director:
     definition, example = asked.definition, asked.example
-    director = Director(
+    search = None
+    if isinstance(definition, SweepDefinition):
+        preset, regime = example.preset, example.regime
+        search = SearchPlan(
+            proposer=OptunaProposer(
+                definition,
+                example.scored,
+                SearchStore.of(home, definition.name),
+                parent,
+                baseline=lambda: baseline_of(ledger.rows()),
+                earlier=lambda: earlier_mixes(definition, home, example, manifest_hash),
+            ),
+            make=lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime),
+            trials=definition.trials,
+            early_stopping=definition.early_stopping,
+            seeds=definition.seeds,
+            budget=definition.budget,
+        )
+    plan = StudyPlan(
         study=definition.name,
         folder=home.folder(definition.name),
         trials=home.trials(definition.name),
-        ledger=ledger,
-        tracker=tracker,
         parent=parent,
         paths=home.paths,
-        display=display,
         benchmarks=asked.benchmarks,
         manifest_hash=manifest_hash,
         resources=example.resources,
         concurrent=definition.concurrent,
         prices=definition.prices,
+        search=search,
     )
-    if isinstance(definition, SweepDefinition):
-        preset, regime = example.preset, example.regime
-        director.proposer = OptunaProposer(
-            definition,
-            example.scored,
-            SearchStore.of(home, definition.name),
-            parent,
-            baseline=lambda: baseline_of(ledger.rows()),
-            earlier=lambda: earlier_mixes(definition, home, example, manifest_hash),
-        )
-        director.make = lambda name, variant, seed: definition.trial(name, variant, seed, preset, regime)
-        director.searched = definition.trials
-        director.halving, director.seeds = definition.early_stopping, definition.seeds
-        director.budget = definition.budget
-    return director
+    return Director(plan, ledger, tracker, display)
 
 
 def sweep(definition: SweepDefinition, home: Home, options: RunOptions = RunOptions()) -> Outcome:

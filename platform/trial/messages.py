@@ -1,20 +1,191 @@
-"""What driver and trials say to each other."""
+"""What driver and trials say to each other: the task of a trial, its reports, and whether it goes on from a rung.
+
+Ray Tune carries plain dictionaries, so every message knows its own.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import EquipoiseError
-from equipoise.platform.storage import Place
+from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Paths, Place
 
-PHASE = "phase"
+PHASE = "phase"  # key of every report; Tune's own results have none
 
 
-def rung_report(step: int, scores: Mapping[str, float] | None, seconds: float) -> dict[str, Any]:
-    """What a trial reports at a rung: scores by benchmark in percent, and the seconds that taking them took."""
-    return {PHASE: "rung", "step": step, "scores": dict(scores or {}), "seconds": seconds}
+@dataclass(frozen=True)
+class RungPlan:
+    """When early stopping looks at a trial.
+
+    Attributes:
+        steps: after which steps.
+        items: training items that each look is taken on, for each benchmark.
+    """
+
+    steps: tuple[int, ...]
+    items: int
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a trial is to do.
+
+    Attributes:
+        number: its identity within the study.
+        settings: of it.
+        folder: where it writes.
+        paths: where it reads.
+        probe: score it in the end.
+        rungs: when early stopping looks at it; None: never.
+    """
+
+    number: int
+    settings: TrialSettings
+    folder: Place
+    paths: Paths
+    probe: bool
+    rungs: RungPlan | None
+
+    def to_config(self) -> dict[str, Any]:
+        """Configuration of a Tune trial."""
+        return {
+            "number": self.number,
+            "settings": self.settings.model_dump_json(),
+            "folder": str(self.folder),
+            "data": str(self.paths.data),
+            "cache": str(self.paths.cache),
+            "probe": self.probe,
+            "rungs": None if self.rungs is None else {"steps": list(self.rungs.steps), "items": self.rungs.items},
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> TrialTask:
+        """The task of a Tune trial.
+
+        Raises:
+            StorageError: if its folder is no path or URI of a store.
+        """
+        rungs = config["rungs"]
+        return cls(
+            number=config["number"],
+            settings=TrialSettings.model_validate_json(config["settings"]),
+            folder=Place.at(config["folder"]),
+            paths=Paths(Path(config["data"]), Path(config["cache"])),
+            probe=config["probe"],
+            rungs=None if rungs is None else RungPlan(tuple(rungs["steps"]), rungs["items"]),
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A phase other than training went on: setting up, extracting features, probing.
+
+    Attributes:
+        phase: its name.
+        count: parts that are done.
+        total: parts of it.
+    """
+
+    phase: str
+    count: int
+    total: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is reported."""
+        # "done" is a word of Tune's own: reporting it would end the trial.
+        return {PHASE: self.phase, "count": self.count, "total": self.total}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Training came to a step.
+
+    Attributes:
+        total: steps of the training.
+        metrics: what was measured, ``step`` among them.
+    """
+
+    total: int
+    metrics: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is reported."""
+        return {PHASE: "pretrain", "total": self.total, "metrics": dict(self.metrics)}
+
+
+@dataclass(frozen=True)
+class RungScores:
+    """The encoder was looked at on the way.
+
+    Attributes:
+        step: after this step.
+        scores: by benchmark, in percent; empty on all workers but the first.
+        seconds: that taking them took.
+    """
+
+    step: int
+    scores: Mapping[str, float]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is reported."""
+        return {PHASE: "rung", "step": self.step, "scores": dict(self.scores), "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The trial cannot go on.
+
+    Attributes:
+        error: why, in one sentence.
+        halt: every other trial would stop there too.
+    """
+
+    error: str
+    halt: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is reported."""
+        return {PHASE: "failed", "error": self.error, "halt": self.halt}
+
+
+@dataclass(frozen=True)
+class Done:
+    """The trial came to its end.
+
+    Attributes:
+        result: its ``checkpoint`` and flags and, where it was scored, accuracies, summaries and seconds.
+    """
+
+    result: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is reported."""
+        return {PHASE: "done", "result": self.result}
+
+
+Report = Progress | Trained | RungScores | Failed | Done
+
+
+def parse_report(result: Mapping[str, Any]) -> Report | None:
+    """The report in a result of Tune's; None in one that is Tune's own."""
+    phase = result.get(PHASE)
+    if phase is None:
+        return None
+    if phase == "pretrain":
+        return Trained(int(result["total"]), result["metrics"])
+    if phase == "rung":
+        return RungScores(int(result["step"]), result["scores"], float(result.get("seconds", 0.0)))
+    if phase == "failed":
+        return Failed(result["error"], bool(result.get("halt")))
+    if phase == "done":
+        return Done(result["result"])
+    return Progress(str(phase), int(result["count"]), int(result["total"]))
 
 
 class StoppedError(EquipoiseError):

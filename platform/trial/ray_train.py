@@ -17,11 +17,11 @@ from torch import nn
 from equipoise.models.jepa import VideoJEPA
 from equipoise.platform.errors import EquipoiseError
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.storage import Paths, Place
+from equipoise.platform.storage import Place
 from equipoise.platform.trial.device import compute_threads
 from equipoise.platform.trial.early_scores import rung_scores
 from equipoise.platform.trial.encoders import encoder_of
-from equipoise.platform.trial.messages import PHASE, StoppedError, rung_report, was_stopped
+from equipoise.platform.trial.messages import Progress, RungScores, StoppedError, Trained, TrialTask, was_stopped
 from equipoise.platform.trial.reporter import Rungs
 from equipoise.platform.trial.sharding import shard
 from equipoise.platform.trial.trainer import Trainer
@@ -29,20 +29,19 @@ from equipoise.platform.trial.trainer import Trainer
 DECISION_EVERY_S = 0.5  # how often a worker of Ray Train asks whether its trial goes on
 
 
-def looks(settings: TrialSettings, paths: Paths, device: torch.device, rungs: Mapping[str, Any] | None) -> Rungs | None:
+def looks(task: TrialTask, device: torch.device) -> Rungs | None:
     """The looks that early stopping takes at an encoder on the way, from the trial's configuration."""
+    rungs, settings = task.rungs, task.settings
     if rungs is None:
         return None
 
     def look(state: Mapping[str, Any]) -> dict[str, float]:
-        return rung_scores(encoder_of(settings, state), settings, paths, device, rungs["items"])
+        return rung_scores(encoder_of(settings, state), settings, task.paths, device, rungs.items)
 
-    return Rungs(tuple(rungs["steps"]), look)
+    return Rungs(rungs.steps, look)
 
 
-def pretrain_on_train(
-    settings: TrialSettings, paths: Paths, folder: Place, rungs: Mapping[str, Any] | None = None
-) -> Place:
+def pretrain_on_train(task: TrialTask) -> Place:
     """Train with Ray Train's worker group inside a Tune trial; a lost worker resumes from the last checkpoint.
 
     Raises:
@@ -57,18 +56,12 @@ def pretrain_on_train(
     # A worker's report waits until the one before it was fetched, which Train does every two seconds by itself:
     # training would go no faster than one report in that time.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    r = settings.resources
+    folder, r = task.folder, task.settings.resources
     per_worker = {"CPU": r.cpus_per_worker, **({"GPU": r.gpus_per_worker} if r.gpus_per_worker else {})}
     trainer = TorchTrainer(
         train_worker,
         torch_config=NodeTorchConfig(),
-        train_loop_config={
-            "settings": settings.model_dump_json(),
-            "folder": str(folder),
-            "data": str(paths.data),
-            "cache": str(paths.cache),
-            "rungs": rungs,
-        },
+        train_loop_config=task.to_config(),
         scaling_config=ScalingConfig(
             num_workers=r.workers,
             use_gpu=r.gpus_per_worker > 0,
@@ -86,7 +79,7 @@ def pretrain_on_train(
         ),
     )
     result = trainer.fit()
-    if any(was_stopped(folder, step) for step in (rungs or {"steps": []})["steps"]):
+    if any(was_stopped(folder, step) for step in (task.rungs.steps if task.rungs else ())):
         raise StoppedError("stopped early")
     if result.checkpoint is None:
         raise EquipoiseError(f"Ray Train ended without a checkpoint in {folder}")
@@ -95,13 +88,12 @@ def pretrain_on_train(
 
 def train_worker(config: Mapping[str, Any]) -> None:
     """The loop in one worker of Ray Train."""
-    settings = TrialSettings.model_validate_json(config["settings"])
-    with compute_threads(int(settings.resources.cpus_per_worker)):
-        reporter = TrainReporter(settings, Place.at(config["folder"]))
+    task = TrialTask.from_config(config)
+    with compute_threads(int(task.settings.resources.cpus_per_worker)):
+        reporter = TrainReporter(task.settings, task.folder)
         reporter.begin()
-        paths = Paths(Path(config["data"]), Path(config["cache"]))
         with contextlib.suppress(StoppedError):
-            Trainer(settings, paths, reporter, looks(settings, paths, reporter.device, config["rungs"])).run()
+            Trainer(task.settings, task.paths, reporter, looks(task, reporter.device)).run()
 
 
 class TrainReporter:
@@ -136,13 +128,13 @@ class TrainReporter:
         """Say that the workers are there: from now on the trial holds what it pays for."""
         from ray.train import report
 
-        report({PHASE: "setup", "count": 0, "total": 1})
+        report(Progress("setup", 0, 1).to_dict())
 
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
         """Report on every rank (Train waits for all); rank 0 brings the checkpoint."""
         from ray.train import Checkpoint, report
 
-        content = {PHASE: "pretrain", "total": self.total, "metrics": dict(metrics)}
+        content = Trained(self.total, metrics).to_dict()
         if save is None or self.rank != 0:
             report(content)
             return
@@ -158,7 +150,7 @@ class TrainReporter:
         """
         from ray.train import report
 
-        report(rung_report(step, scores, seconds))
+        report(RungScores(step, scores or {}, seconds).to_dict())
         stops = torch.zeros(1, device=self.device)
         if self.rank == 0:
             while (stopped := was_stopped(self.folder, step)) is None:

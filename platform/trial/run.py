@@ -9,7 +9,6 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,7 +26,7 @@ from equipoise.platform.trial.device import compute_threads, default_device
 from equipoise.platform.trial.encoders import frozen_encoder, untrained_encoder
 from equipoise.platform.trial.evaluation import score
 from equipoise.platform.trial.features import split_features
-from equipoise.platform.trial.messages import PHASE, StoppedError, rung_report
+from equipoise.platform.trial.messages import Done, Failed, Progress, RungScores, StoppedError, Trained, TrialTask
 from equipoise.platform.trial.ray_train import looks, pretrain_on_train
 from equipoise.platform.trial.reporter import LocalReporter
 from equipoise.platform.trial.trainer import Trainer
@@ -41,9 +40,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     """Tune trainable: pretrain, then score; every report carries its phase, so that the driver can show it.
 
     Args:
-        config: ``settings`` (JSON), ``folder`` (the trial's, a path or a URI), ``data`` and ``cache``, ``probe``:
-            whether to score, and ``rungs``: steps at which early stopping looks at the encoder, with how many
-            ``items``, or None.
+        config: as :meth:`equipoise.platform.trial.messages.TrialTask.to_config` gives it.
 
     The report of a rung returns only if the trial is to go on: one that is stopped ends there, by Tune or, on Ray
     Train, by its workers, which read the verdict in the trial's folder.
@@ -53,15 +50,14 @@ def run_trial(config: Mapping[str, Any]) -> None:
     """
     folder = Place.at(config["folder"])
     try:
-        settings = TrialSettings.model_validate_json(config["settings"])
-        paths = Paths(Path(config["data"]), Path(config["cache"]))
+        task = TrialTask.from_config(config)
         folder.check()  # here, on the trial's own node, before hours of training
         try:
-            final = _pretrain(settings, paths, folder, config["rungs"])
+            final = _pretrain(task)
         except StoppedError:
             return  # the study's book says so already
-        scores = _scores(settings, paths, folder, final) if config["probe"] else {"flags": []}
-        tune.report({PHASE: "done", "result": {"checkpoint": None if final is None else str(final), **scores}})
+        scores = _scores(task, final) if task.probe else {"flags": []}
+        tune.report(Done({"checkpoint": None if final is None else str(final), **scores}).to_dict())
     except Exception as error:
         # Any failure, a bug included, must reach the study's record in words before Tune sees an error.
         sentence = str(error) if isinstance(error, EquipoiseError | ValueError) else f"{type(error).__name__}: {error}"
@@ -69,7 +65,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
             (folder / "error.txt").write(traceback.format_exc())
         sentence = sentence.splitlines()[0] if sentence else type(error).__name__
         halt = _stops_all(error)
-        tune.report({PHASE: "failed", "error": sentence, "halt": halt})
+        tune.report(Failed(sentence, halt).to_dict())
         if _may_pass(error) and not halt:
             raise  # Tune starts the trial again, from its last checkpoint
 
@@ -97,25 +93,24 @@ def _stops_all(error: BaseException) -> bool:
     return any(words in str(error) for words in said)
 
 
-def _pretrain(
-    settings: TrialSettings, paths: Paths, folder: Place, rungs: Mapping[str, Any] | None = None
-) -> Place | None:
+def _pretrain(task: TrialTask) -> Place | None:
     """Train to the end and return the last checkpoint; None for an untrained variant."""
+    settings, paths, folder = task.settings, task.paths, task.folder
     if settings.variant.untrained:
         return None
     total = settings.preset.optimisation.steps
     if settings.resources.uses_train:
-        return pretrain_on_train(settings, paths, folder, rungs)
+        return pretrain_on_train(task)
 
     def report(metrics: dict[str, float]) -> None:
-        tune.report({PHASE: "pretrain", "total": total, "metrics": metrics})
+        tune.report(Trained(total, metrics).to_dict())
 
     def on_rung(step: int, scores: Mapping[str, float], seconds: float) -> None:
-        tune.report(rung_report(step, scores, seconds))
+        tune.report(RungScores(step, scores, seconds).to_dict())
 
     with compute_threads(int(settings.resources.cpus_per_worker)):
         reporter = LocalReporter(folder, report, leaving=_Notice().given, on_rung=on_rung)
-        Trainer(settings, paths, reporter, looks(settings, paths, reporter.device, rungs)).run()
+        Trainer(settings, paths, reporter, looks(task, reporter.device)).run()
     return checkpoints.latest(folder / "checkpoints")
 
 
@@ -135,19 +130,19 @@ class _Notice:
         return self._node in ray_state.get_draining_nodes()
 
 
-def _scores(settings: TrialSettings, paths: Paths, folder: Place, final: Place | None) -> dict[str, Any]:
+def _scores(task: TrialTask, final: Place | None) -> dict[str, Any]:
     """Score where the trial's resources are: here, or in a task of one worker's size."""
+    settings = task.settings
     if not settings.resources.uses_train:
 
         def progress(what: str, done: int, total: int) -> None:
-            # "done" is a word of Tune's own: reporting it would end the trial.
-            tune.report({PHASE: what, "count": done, "total": total})
+            tune.report(Progress(what, done, total).to_dict())
 
-        return score_checkpoint(settings, paths, folder, final, progress)
+        return score_checkpoint(settings, task.paths, task.folder, final, progress)
     r = settings.resources
-    tune.report({PHASE: "probes", "count": 0, "total": 1})
-    task = _apart(score_checkpoint, r)
-    found: dict[str, Any] = ray.get(task.remote(settings, paths, folder, final))
+    tune.report(Progress("probes", 0, 1).to_dict())
+    apart = _apart(score_checkpoint, r)
+    found: dict[str, Any] = ray.get(apart.remote(settings, task.paths, task.folder, final))
     return found
 
 

@@ -141,7 +141,7 @@ def test_resuming_remembers_what_the_command_line_changed(
     seen: list[Any] = []
 
     def run(director: Any, retries: int) -> bool:
-        seen.append((director.proposer.definition, director.resources))
+        seen.append((director.plan.search.proposer.definition, director.plan.resources))
         return False  # as after an interrupt
 
     monkeypatch.setattr(study, "prepare_caches", lambda *args: "0123")

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.storage import Paths
+from equipoise.platform.storage import Paths, Place
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.early_scores import items_of, rung_scores
 from equipoise.platform.trial.encoders import encoder_of, frozen_encoder, untrained_encoder
+from equipoise.platform.trial.messages import RungPlan, TrialTask
 from equipoise.platform.trial.ray_train import looks
 from equipoise.platform.trial.reporter import LocalReporter, Rungs
 from equipoise.platform.trial.trainer import Trainer
@@ -22,7 +23,11 @@ from equipoise.platform.trial.trainer import Trainer
 Make = Callable[..., TrialSettings]
 CPU = torch.device("cpu")
 ITEMS = 30
-RUNGS = {"steps": [2, 3], "items": ITEMS}
+RUNGS = RungPlan((2, 3), ITEMS)
+
+
+def look_of(settings: TrialSettings, paths: Paths) -> Rungs | None:
+    return looks(TrialTask(1, settings, Place.at("unused"), paths, probe=True, rungs=RUNGS), CPU)
 
 
 def train(
@@ -53,7 +58,7 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def test_looking_changes_no_bit_of_the_training(variant: str, make_trial: Make, paths: Paths, tmp_path: Path) -> None:
     settings = make_trial(variant, overrides=("model.encoder.drop_path=0.1",))
     plain, state = train(settings, paths, tmp_path / "plain", None)
-    looked, state_looked = train(settings, paths, tmp_path / "looked", looks(settings, paths, CPU, RUNGS))
+    looked, state_looked = train(settings, paths, tmp_path / "looked", look_of(settings, paths))
     assert [h for h in looked if h[0] == "report"] == plain
     assert same(state["model"], state_looked["model"])
     assert state["sampler"] == state_looked["sampler"]
@@ -69,15 +74,15 @@ def test_looking_changes_no_bit_of_the_training(variant: str, make_trial: Make, 
 def test_a_resumed_trial_looks_again_and_sees_the_same(make_trial: Make, paths: Paths, tmp_path: Path) -> None:
     """Stopped, or killed, in the look of step 2: its checkpoint is there, and what was seen may not have been heard."""
     settings = make_trial("hw")
-    whole, state = train(settings, paths, tmp_path / "whole", looks(settings, paths, CPU, RUNGS))
-    first, _ = train(settings, paths, tmp_path / "cut", looks(settings, paths, CPU, RUNGS), stop_at=2)
+    whole, state = train(settings, paths, tmp_path / "whole", look_of(settings, paths))
+    first, _ = train(settings, paths, tmp_path / "cut", look_of(settings, paths), stop_at=2)
     assert first == whole[:3]
-    rest, state_rest = train(settings, paths, tmp_path / "cut", looks(settings, paths, CPU, RUNGS))
+    rest, state_rest = train(settings, paths, tmp_path / "cut", look_of(settings, paths))
     assert rest == whole[1:]  # the report of the checkpoint and its rung, once more
     assert same(state["model"], state_rest["model"])
     # Between two checkpoints: the steps from the last one on, and the look, come again.
-    first, _ = train(settings, paths, tmp_path / "later", looks(settings, paths, CPU, RUNGS), stop_at=3)
-    rest, _ = train(settings, paths, tmp_path / "later", looks(settings, paths, CPU, RUNGS))
+    first, _ = train(settings, paths, tmp_path / "later", look_of(settings, paths), stop_at=3)
+    rest, _ = train(settings, paths, tmp_path / "later", look_of(settings, paths))
     assert [h for h in rest if h[0] == "rung"] == [h for h in whole if h[0] == "rung"]
 
 

@@ -39,11 +39,12 @@ from equipoise.platform.search.store import SearchStore
 from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Place
+from equipoise.platform.study import ray_tune
 from equipoise.platform.study import run as study
-from equipoise.platform.study.director import Director
+from equipoise.platform.study.bookkeeping import Bookkeeper
 from equipoise.platform.study.run import RunOptions
 from equipoise.platform.trial.checkpoint import RECORD, STATE, load
-from equipoise.platform.trial.messages import PHASE
+from equipoise.platform.trial.messages import Report, Trained, parse_report
 from equipoise.platform.trial.reporter import LocalReporter
 from equipoise.platform.trial.trainer import Trainer
 
@@ -196,16 +197,16 @@ def test_an_ablation_in_an_object_store(
         "set": SLOW,
     }
     killed: list[int] = []
-    reported = Director.reported
 
-    def kill_once(self: Director, number: int, result: dict[str, Any]) -> None:
-        reported(self, number, result)
+    def kill_once(result: dict[str, Any]) -> Report | None:
         # The third trial's process, in the middle of its training and after some checkpoints.
-        if not killed and number == 3 and result.get("metrics", {}).get("step", 0) >= 20:
+        number, step = result["config"]["number"], result.get("metrics", {}).get("step", 0)
+        if not killed and number == 3 and step >= 20:
             killed.append(result["pid"])
             os.kill(result["pid"], signal.SIGKILL)
+        return parse_report(result)
 
-    monkeypatch.setattr(Director, "reported", kill_once)
+    monkeypatch.setattr(ray_tune, "parse_report", kill_once)
     outcome = study.ablate(AblationDefinition.model_validate(content), home, RunOptions(quiet=True))
     assert {r.name: r.status for r in outcome.rows} == dict.fromkeys(("baseline", "random_init", "hw"), "finished")
     assert len(killed) == 1
@@ -275,18 +276,18 @@ def test_a_worker_of_ray_train_goes_on_from_an_object_store(
     }
     steps: list[int] = []
     killed: list[int] = []
-    reported = Director.reported
+    reported = Bookkeeper.reported
 
-    def kill_once(self: Director, number: int, result: dict[str, Any]) -> None:
-        reported(self, number, result)
-        if result[PHASE] != "pretrain":
+    def kill_once(self: Bookkeeper, number: int, report: Report) -> None:
+        reported(self, number, report)
+        if not isinstance(report, Trained):
             return
-        steps.append(result["metrics"]["step"])
+        steps.append(int(report.metrics["step"]))
         if not killed and steps[-1] >= 20:
             killed.extend(pid for pid, title in descendants() if "RayTrainWorker" in title)
             os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(Director, "reported", kill_once)
+    monkeypatch.setattr(Bookkeeper, "reported", kill_once)
     outcome = study.pretrain(AblationDefinition.model_validate(content), home, RunOptions(quiet=True))
     assert [(r.status, r.attempts) for r in outcome.rows] == [("finished", 1)]
     assert len(killed) == 1
@@ -423,14 +424,14 @@ def test_a_sweep_whose_database_goes_away_stops_with_a_sentence_and_goes_on(
 ) -> None:
     home = Home(home.root, optuna_storage=postgres.database("gone"))
     definition = SweepDefinition.model_validate(space(tiny_data, "gone", trials=1))
-    ended = Director.ended
+    ended = Bookkeeper.ended
 
-    def stop_first(self: Director, number: int, error: str | None) -> None:
+    def stop_first(self: Bookkeeper, number: int, error: str | None) -> None:
         if number == 3 and postgres.process.poll() is None:
             postgres.stop()
         ended(self, number, error)
 
-    monkeypatch.setattr(Director, "ended", stop_first)
+    monkeypatch.setattr(Bookkeeper, "ended", stop_first)
     stopped = r"study 'gone' stopped: Optuna's storage postgresql://127.0.0.1:\d+/gone cannot be used: .*--resume"
     with pytest.raises(StudyError, match=stopped):
         study.sweep(definition, home, RunOptions(quiet=True))

@@ -19,8 +19,9 @@ from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place
 from equipoise.platform.study import director, meter
 from equipoise.platform.study.director import Director
+from equipoise.platform.study.plan import SearchPlan, StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
-from equipoise.platform.trial.messages import PHASE
+from equipoise.platform.trial.messages import Done, RungScores
 
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
 STOPPING = EarlyStopping(rungs=2, reduction_factor=2, warmup=2)  # at steps 2 and 3 of 6
@@ -83,27 +84,30 @@ class Sweep:
             self.ledger.open_trial("baseline", "control", self.make_trial().model_dump_json())
             self.ledger.set_fact("listed", True)
         tracker: Any = self.runs
-        self.director = Director(
+        d = self.definition
+        search = SearchPlan(
+            proposer=OptunaProposer(d, BENCHMARKS, store, "parent"),
+            make=self.make,
+            trials=d.trials,
+            early_stopping=d.early_stopping,
+            seeds=d.seeds,
+            budget=d.budget,
+        )
+        self.plan = StudyPlan(
             study="s",
             folder=self.folder,
             trials=Place.at(self.folder / "trials"),
-            ledger=self.ledger,
-            tracker=tracker,
             parent="parent",
             paths=Paths(self.folder, self.folder),
-            display=StudyDisplay("s", quiet=True),
             benchmarks=BENCHMARKS,
             manifest_hash="0",
-            proposer=OptunaProposer(self.definition, BENCHMARKS, store, "parent"),
-            make=self.make,
-            searched=self.definition.trials,
-            halving=self.definition.early_stopping,
-            seeds=self.definition.seeds,
-            budget=self.definition.budget,
-            prices=self.definition.prices,
-            resources=self.definition.resources,
+            resources=d.resources,
+            prices=d.prices,
+            search=search,
         )
-        self.director.reconcile()
+        self.director = Director(self.plan, self.ledger, tracker, StudyDisplay("s", quiet=True))
+        self.books = self.director.books
+        self.books.reconcile()
         return self.director
 
     def make(self, name: str, variant: Any, seed: int) -> TrialSettings:
@@ -123,32 +127,32 @@ class Sweep:
 
     def trial(self, die_after: float | None = None) -> TrialRow | None:
         """One trial from its suggestion to its end; the driver dies after so many reports."""
-        config = self.director.suggest("ray")
-        if config is None:
+        task = self.director.suggest("ray")
+        if task is None:
             return None
-        number, settings = config["number"], TrialSettings.model_validate_json(config["settings"])
-        self.director.started(number)
+        number, settings = task.number, task.settings
+        self.books.started(number)
         stays = True
-        for count, step in enumerate((config["rungs"] or {"steps": []})["steps"]):
+        for count, step in enumerate(task.rungs.steps if task.rungs else ()):
             if die_after == count:
                 raise self.Killed
             scores = self.scores(settings, step / 6)
             stays = self.director.decide(number, step, scores)
             if die_after == count + 0.5:
                 raise self.Killed  # booked, and nobody else has heard of it
-            self.director.reported(number, {PHASE: "rung", "step": step, "scores": scores})
+            self.books.reported(number, RungScores(step, scores, 0.0))
             if not stays:
                 break
         if stays:
             self.complete(number)
             return self.ledger[number]
-        self.director.ended(number, None)
+        self.books.ended(number, None)
         return self.ledger[number]
 
     def complete(self, number: int) -> None:
         """A trial comes to its end and is scored."""
         settings = TrialSettings.model_validate_json(self.ledger[number].settings or "")
-        folder = self.director.trials / f"t{number:04d}"
+        folder = self.plan.trials / f"t{number:04d}"
         for name in ("correctness/mini_dive.parquet", "scores.json"):
             (folder / name).write("{}")
         result: dict[str, Any] = {
@@ -157,8 +161,8 @@ class Sweep:
             "summaries": [],
             "flags": [],
         }
-        self.director.reported(number, {PHASE: "done", "result": {**result, "seconds": {"score": 0.0}}})
-        self.director.ended(number, None)
+        self.books.reported(number, Done({**result, "seconds": {"score": 0.0}}))
+        self.books.ended(number, None)
 
     def finish(self) -> list[TrialRow]:
         while self.trial() is not None:

@@ -19,6 +19,7 @@ from equipoise.platform.settings.search import SeedFidelity
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.study.resume import parent_run
+from equipoise.platform.trial.messages import TrialTask
 
 Begin = Callable[..., Any]
 
@@ -47,7 +48,7 @@ def test_stopped_trials_are_pruned_and_kept_apart(sweep: Begin) -> None:
             assert s.runs.status[row.key] == "stopped"
             assert s.runs.tags[row.key]["stopped_at_step"] == str(max(row.rungs))
             names = {name for _, values in s.runs.logged[row.key] for name in values}
-            assert {n for n in names if not n.startswith("usage/")} == {f"rung_{b}" for b in s.director.benchmarks}
+            assert {n for n in names if not n.startswith("usage/")} == {f"rung_{b}" for b in s.plan.benchmarks}
         else:
             assert trial.state == TrialState.COMPLETE
             assert row.result is not None
@@ -114,7 +115,7 @@ def test_no_suggestion_is_lost_between_asking_and_writing_down(
     cut = sweep("cut", sampler=sampler, trials=13, early_stopping=None)
     for _ in range(1 + after):
         cut.trial()
-    proposer: Any = cut.director.proposer
+    proposer: Any = cut.books.proposer
     storage, weights = proposer._storage, 0
 
     def die(*words: Any, **named: Any) -> Any:
@@ -140,7 +141,7 @@ def test_no_suggestion_is_lost_between_asking_and_writing_down(
     elif point in ("first weight", "all weights"):
         monkeypatch.setattr(storage, "set_trial_param", then_die(storage.set_trial_param, 1 + (point == "all weights")))
     else:
-        monkeypatch.setattr(cut.director, "_book", die)
+        monkeypatch.setattr(cut.books, "proposed", die)
     with pytest.raises(cut.Killed):
         cut.trial()
     monkeypatch.undo()
@@ -193,32 +194,32 @@ def test_a_rung_that_comes_again_gets_the_answer_it_got(sweep: Begin) -> None:
     for _ in range(6):
         s.trial()
     row = next(r for r in s.ledger.rows() if r.status == "finished" and r.role == "search")
-    better = {n: dict.fromkeys(s.director.benchmarks, -math.inf) for n in row.rungs}
+    better = {n: dict.fromkeys(s.plan.benchmarks, -math.inf) for n in row.rungs}
     assert all(s.director.decide(row.number, n, scores) for n, scores in better.items())
     assert s.ledger[row.number].rungs == row.rungs
     stopped = next(r for r in s.finish() if r.status == "stopped")
-    assert not s.director.decide(stopped.number, max(stopped.rungs), dict.fromkeys(s.director.benchmarks, 100.0))
+    assert not s.director.decide(stopped.number, max(stopped.rungs), dict.fromkeys(s.plan.benchmarks, 100.0))
 
 
 def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: Begin) -> None:
     """On Ray Train its workers end themselves, and until they have Tune may start it again."""
     s = sweep("a", resources={"workers": 2})
-    config: dict[str, Any] | None = None
-    while (config := s.director.suggest("ray")) is not None:
-        number = config["number"]
-        s.director.started(number)
-        settings = TrialSettings.model_validate_json(config["settings"])
-        steps = (config["rungs"] or {"steps": []})["steps"]
+    task: TrialTask | None = None
+    while (task := s.director.suggest("ray")) is not None:
+        number = task.number
+        s.books.started(number)
+        settings = task.settings
+        steps = task.rungs.steps if task.rungs else ()
         if not all(s.director.decide(number, step, s.scores(settings, step / 6)) for step in steps):
             break
         s.complete(number)
-    assert config is not None
-    first, number = s.ledger[config["number"]], config["number"]
-    s.director.died(number)
-    s.director.started(number)
+    assert task is not None
+    first, number = s.ledger[task.number], task.number
+    s.books.died(number)
+    s.books.started(number)
     assert (s.ledger[number].status, s.ledger[number].attempts) == ("stopped", 2)
-    assert not any(s.director.decide(number, step, dict.fromkeys(s.director.benchmarks, 100.0)) for step in first.rungs)
-    s.director.ended(number, None)
+    assert not any(s.director.decide(number, step, dict.fromkeys(s.plan.benchmarks, 100.0)) for step in first.rungs)
+    s.books.ended(number, None)
     assert (s.ledger[number].status, s.ledger[number].rungs) == ("stopped", first.rungs)
     assert s.optuna()[first.optuna_number or 0].state == TrialState.PRUNED
 

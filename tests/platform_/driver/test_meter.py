@@ -10,7 +10,7 @@ import pytest
 from equipoise.platform.record.cost import Cost
 from equipoise.platform.settings.search import Budget
 from equipoise.platform.study import director
-from equipoise.platform.trial.messages import PHASE
+from equipoise.platform.trial.messages import Progress, Trained
 
 Begin = Callable[..., Any]
 
@@ -18,14 +18,14 @@ Begin = Callable[..., Any]
 def heard(sweep: Any, number: int, step: int, seconds: float) -> None:
     """A trial reports a step of its nine, and the seconds of training behind it."""
     metrics = {"step": step, "loss": 1.0, "seconds": seconds}
-    sweep.director.reported(number, {PHASE: "pretrain", "total": 9, "metrics": metrics})
+    sweep.books.reported(number, Trained(9, metrics))
 
 
 def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, sweep: Begin) -> None:
     s = sweep("a", start=[], prices={"cpu_hour": 36.0})
-    config = s.director.suggest("ray")
-    assert config is not None
-    number = config["number"]
+    task = s.director.suggest("ray")
+    assert task is not None
+    number = task.number
 
     def cost() -> dict[str, float]:
         found: dict[str, float] | None = s.ledger[number].cost
@@ -33,12 +33,12 @@ def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, swe
         return found
 
     def start() -> None:
-        config = s.director.suggest("ray")
-        assert config is not None
-        assert config["number"] == number
-        s.director.started(number)
+        task = s.director.suggest("ray")
+        assert task is not None
+        assert task.number == number
+        s.books.started(number)
 
-    s.director.started(number)
+    s.books.started(number)
     clock.now += 4
     heard(s, number, 1, 3.0)
     assert s.ledger[number].cost is None  # a booking costs a write to the disk: not for every report
@@ -52,7 +52,7 @@ def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, swe
     heard(s, number, 2, 7.0)  # its checkpoint's report
     assert (cost()["seconds"], cost()["lost"]) == (14, 4.0)
     clock.now += 1
-    s.director.interrupt()
+    s.books.interrupt()
     assert cost()["seconds"] == 15
     start()
     clock.now += 5
@@ -68,14 +68,14 @@ def test_a_search_ends_with_its_budget_and_goes_on_with_a_larger_one(clock: Any,
     s = sweep("a", start=[], budget="0.025cpu-h")  # 90 s
     ran = 0
     assert s.director.budget_note() is None
-    while (config := s.director.suggest("ray")) is not None:
-        s.director.started(config["number"])
+    while (task := s.director.suggest("ray")) is not None:
+        s.books.started(task.number)
         clock.now += 40
-        s.complete(config["number"])
+        s.complete(task.number)
         ran += 1
     assert ran == 2  # the control, and one trial: a third does not fit into the 10 s that are left
     assert s.director.remaining() == 0
-    assert sum(s.director.meter.hours("cpu").values()) == pytest.approx(80 / 3600)
+    assert sum(s.books.meter.hours("cpu").values()) == pytest.approx(80 / 3600)
     note = s.director.budget_note()
     assert note is not None
     assert note.startswith(
@@ -95,10 +95,10 @@ def test_a_budget_waits_for_what_trials_under_way_come_to(
 
     def start() -> int:
         assert not s.director.full()
-        config = s.director.suggest("ray")
-        assert config is not None
-        s.director.started(config["number"])
-        return int(config["number"])
+        task = s.director.suggest("ray")
+        assert task is not None
+        s.books.started(task.number)
+        return int(task.number)
 
     def end(number: int, after: float) -> None:
         clock.now += after
@@ -122,15 +122,15 @@ def test_a_budget_waits_for_what_trials_under_way_come_to(
     assert not s.director.full()
     assert s.director.suggest("ray") is None
     assert s.director.remaining() == 0
-    assert sum(s.director.meter.hours("cpu").values()) == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
+    assert sum(s.books.meter.hours("cpu").values()) == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
 
 
 def start_all(sweep: Any) -> list[int]:
     """All trials that may start now."""
     found = []
-    while not sweep.director.full() and (config := sweep.director.suggest("ray")) is not None:
-        sweep.director.started(config["number"])
-        found.append(int(config["number"]))
+    while not sweep.director.full() and (task := sweep.director.suggest("ray")) is not None:
+        sweep.books.started(task.number)
+        found.append(int(task.number))
     return found
 
 
@@ -167,7 +167,7 @@ def test_what_was_not_trained_or_failed_is_no_forecast(clock: Any, sweep: Begin)
     s.complete(untrained)
     (failed,) = start_all(s)  # nothing is under way, and nothing known: one
     clock.now += 1
-    s.director.ended(failed, "out of memory")
+    s.books.ended(failed, "out of memory")
     (first,) = start_all(s)
     clock.now += 10
     heard(s, first, 1, 10.0)
@@ -186,23 +186,23 @@ def test_a_trial_that_outlived_the_usual_is_expected_to_go_to_its_end(clock: Any
     s.complete(a)  # as one that is stopped early
     clock.now += 10
     heard(s, b, 4, 40.0)  # 50 s to come
-    spent, to_come, another = s.director.meter.outlook("cpu")
+    spent, to_come, another = s.books.meter.outlook("cpu")
     assert (3600 * spent, 3600 * to_come, another) == (pytest.approx(160), pytest.approx(50), pytest.approx(30 / 3600))
 
 
 def test_what_holds_nothing_costs_nothing(clock: Any, sweep: Begin) -> None:
     s = sweep("a", start=[])
-    config = s.director.suggest("ray")
-    assert config is not None
-    number = config["number"]
-    s.director.started(number)
+    task = s.director.suggest("ray")
+    assert task is not None
+    number = task.number
+    s.books.started(number)
     clock.now += 11
-    s.director.reported(number, {PHASE: "probes", "count": 1, "total": 3})
+    s.books.reported(number, Progress("probes", 1, 3))
     assert Cost.of(s.ledger[number].cost).seconds == 11, "scoring is booked on the way as training is"
     clock.now += 5
-    s.director.died(number)
+    s.books.died(number)
     clock.now += 600  # its node is gone, and another comes
-    s.director.started(number)
+    s.books.started(number)
     clock.now += 7
     s.complete(number)
     assert Cost.of(s.ledger[number].cost).seconds == 11 + 5 + 7
@@ -210,12 +210,12 @@ def test_what_holds_nothing_costs_nothing(clock: Any, sweep: Begin) -> None:
 
 def test_workers_of_ray_train_cost_from_their_first_report_on(clock: Any, sweep: Begin) -> None:
     s = sweep("a", start=[], resources={"workers": 2, "cpus_per_worker": 3})
-    config = s.director.suggest("ray")
-    assert config is not None
-    number = config["number"]
-    s.director.started(number)
+    task = s.director.suggest("ray")
+    assert task is not None
+    number = task.number
+    s.books.started(number)
     clock.now += 600  # the cluster grows
-    s.director.reported(number, {PHASE: "setup", "count": 0, "total": 1})
+    s.books.reported(number, Progress("setup", 0, 1))
     clock.now += 10
     s.complete(number)
     assert Cost.of(s.ledger[number].cost) == Cost(seconds=10, cpu_seconds=60)
