@@ -239,13 +239,14 @@ for name in names:
     module = importlib.import_module(name.removesuffix(".__init__"))
     assert module.__file__.startswith(sys.argv[1]), module.__file__
 from equipoise.platform.settings.variant import load_variant
-from equipoise.platform.settings import load_preset, load_regime
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.trial import load_regime
 load_preset("nano"), load_regime("miniature"), load_variant("fwm_hw_ld")
 print(len(names), platform.__file__)
 """
     printed = run(sys.executable, "-c", code, str(target), cwd=elsewhere, PYTHONPATH=str(target))
     count, standard = printed.split()[-2:]
-    assert int(count) == len(sources()) + 1, "every module and the package's own __init__"
+    assert int(count) == len(sources()) + 2, "every module, and the package's own __init__ and __main__"
     assert standard.startswith(STANDARD)
     usage = run(sys.executable, "-m", "equipoise", "--help", cwd=elsewhere, PYTHONPATH=str(target))
     assert "Usage:" in usage
