@@ -11,7 +11,8 @@ from equipoise.platform.cli.options import Places, emit, home_options, json_opti
 
 
 @click.command()
-@click.argument("target", metavar="VARIANT|SPACE")
+@click.argument("target", metavar="VARIANT|SPACE|FILE")
+@click.option("--variant", "chosen", help="A variant of the FILE, with the file's preset and regime.")
 @click.option("--preset", help="nano, small, base, or a YAML file; default: nano, or the space's own.")
 @click.option(
     "--regime", help="miniature, ucf101, mixed, synthetic, or a YAML file; default: miniature, or the space's."
@@ -22,11 +23,12 @@ from equipoise.platform.cli.options import Places, emit, home_options, json_opti
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Heat map of cosines: .png, .pdf or .svg.")
 @home_options
 @json_option
-def audit(target: str, places: Places, out: Path | None, as_json: bool, **options: Any) -> None:
+def audit(target: str, chosen: str | None, places: Places, out: Path | None, as_json: bool, **options: Any) -> None:
     """Prove on one real batch that every objective of a VARIANT trains something.
 
     A SPACE (quickstart, full, or a YAML file) is audited with all its losses on at once, each at the geometric mean of
-    its range, and with its mask policies by themselves.
+    its range, and with its mask policies by themselves. A FILE (a study or a space) with --variant audits that
+    variant of it, a custom one too.
     """
     from rich.console import Console
 
@@ -40,7 +42,7 @@ def audit(target: str, places: Places, out: Path | None, as_json: bool, **option
 
     if out is not None:
         check_suffix(out)
-    settings = audit_settings(target, **options)
+    settings = audit_settings(target, chosen, **options)
     place, told = places.open(), set[str]()
 
     def progress(what: str, done: int, total: int) -> None:
@@ -50,7 +52,8 @@ def audit(target: str, places: Places, out: Path | None, as_json: bool, **option
 
     prepare_caches(settings, place, probe=False, progress=progress)
     with compute_threads(1):
-        result = (audits.audit if target in variants() else audits.audit_apart)(settings, place.paths)
+        whole = chosen is not None or target in variants()
+        result = (audits.audit if whole else audits.audit_apart)(settings, place.paths)
     if out is not None:
         heatmap(result, out)
     if as_json:
@@ -63,13 +66,14 @@ def audit(target: str, places: Places, out: Path | None, as_json: bool, **option
 
 def audit_settings(
     target: str,
+    chosen: str | None = None,
     preset: str | None = None,
     regime: str | None = None,
     overrides: tuple[str, ...] = (),
     reading: str | None = None,
     seed: int = 0,
 ) -> Any:
-    """Settings of the trial that stands for a variant or a search space.
+    """Settings of the trial that stands for a variant, a search space, or the variant ``chosen`` of a file.
 
     Raises:
         SettingsError: for a name that is neither, naming the nearest.
@@ -78,11 +82,15 @@ def audit_settings(
     from equipoise.platform.settings.base import parse
     from equipoise.platform.settings.files import shipped
     from equipoise.platform.settings.preset import load_preset
-    from equipoise.platform.settings.study import load_sweep, space_settings
+    from equipoise.platform.settings.study import load_sweep, space_settings, variant_in
     from equipoise.platform.settings.trial import TrialSettings, load_regime
     from equipoise.platform.settings.variant import variants
 
     known, spaces = variants(), shipped("spaces")
+    changes = {"preset": preset, "regime": regime, "set": overrides, "reading": reading}
+    if chosen is not None:
+        definition, variant = variant_in(target, chosen, changes)
+        return definition.trial(chosen, variant, seed, *definition.load())
     if target in known:
         content = {
             "variant_name": target,
@@ -95,5 +103,4 @@ def audit_settings(
         return parse(TrialSettings, content, f"audit {target}")
     if target not in spaces and Path(target).suffix not in (".yaml", ".yml"):
         raise SettingsError(f"{target!r} is neither a variant nor a search space; {nearest(target, [*known, *spaces])}")
-    changes = {"preset": preset, "regime": regime, "set": overrides, "reading": reading}
     return space_settings(load_sweep(target, changes), seed)

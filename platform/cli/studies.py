@@ -85,24 +85,37 @@ def ablate(
 
 
 @click.command()
-@click.argument("variant")
+@click.argument("target", metavar="VARIANT|FILE")
+@click.option("--variant", "chosen", help="A variant of the FILE, with the file's preset and regime.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @study_options
 @home_options
 @json_option
-def pretrain(variant: str, seed: int, places: Places, asked: StudyOptions, as_json: bool) -> None:
-    """Pretrain one VARIANT with Ray Train and keep its checkpoint."""
+def pretrain(target: str, chosen: str | None, seed: int, places: Places, asked: StudyOptions, as_json: bool) -> None:
+    """Pretrain one VARIANT with Ray Train and keep its checkpoint; of a FILE (a study or a space), its --variant."""
     from equipoise.platform.settings.base import parse
-    from equipoise.platform.settings.study import AblationDefinition
+    from equipoise.platform.settings.study import AblationDefinition, is_study_file, variant_in
+    from equipoise.platform.settings.variant import variants
     from equipoise.platform.study import run as study
 
-    content = {
-        "name": asked.name or f"pretrain-{variant}-s{seed}",
+    if chosen is None and is_study_file(target):
+        raise click.UsageError(f"{target} is a file of several variants: say which with --variant")
+    variant, again = chosen or target, f"pretrain {shlex.quote(target)}"
+    content: dict[str, Any] = {
         "regime": asked.regime or "miniature",
         "preset": asked.preset or "nano",
         "set": asked.overrides,
         "reading": asked.reading or "as_described",
         "variants": [variant],
+    }
+    if chosen is not None:
+        again += f" --variant {shlex.quote(chosen)}"
+        changes = {"preset": asked.preset, "regime": asked.regime, "set": asked.overrides, "reading": asked.reading}
+        found, mix = variant_in(target, chosen, changes)
+        content = {"regime": found.regime, "preset": found.preset, "set": found.set, "reading": found.reading}
+        content |= {"variants": [chosen]} if chosen in variants() else {"custom": {chosen: mix}}
+    content |= {
+        "name": asked.name or f"pretrain-{variant}-s{seed}",
         "seeds": [seed],
         "control_seeds": [],
         "refuse_controls": True,
@@ -110,7 +123,7 @@ def pretrain(variant: str, seed: int, places: Places, asked: StudyOptions, as_js
         "concurrent": asked.concurrent,
     }
     definition = parse(AblationDefinition, content, f"pretrain {variant}")
-    again = f"pretrain {variant} --seed {seed}"
+    again += f" --seed {seed}"
     outcome = run(functools.partial(study.pretrain, definition), places, asked, again)
     row = outcome.rows[0]
     if row.status == "failed":

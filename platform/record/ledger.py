@@ -8,7 +8,6 @@ book from which the other two can be put right.
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from equipoise.platform.errors import StudyError
 from equipoise.platform.settings.variant import BASELINE
+from equipoise.platform.stats.table import mean
 
 Status = Literal["proposed", "ready", "running", "finished", "stopped", "failed", "interrupted"]
 # SQLite's codes for a file that is busy, locked, read-only, damaged, gone, or on a disk that is full or fails.
@@ -194,10 +192,10 @@ def means(rows: Sequence[TrialRow], benchmarks: Sequence[str]) -> dict[str, list
     for row in rows:
         if row.status == "finished" and row.result is not None:
             found.setdefault(row.name, []).append([row.result["accuracies"][b] for b in benchmarks])
-    return {name: [float(v) for v in np.mean(values, axis=0)] for name, values in found.items()}
+    return {name: [mean(one) for one in zip(*values, strict=True)] for name, values in found.items()}
 
 
 def baseline_of(rows: Iterable[TrialRow]) -> dict[str, float] | None:
     """Accuracies of the baseline in a study's book, means over its finished seeds; None while there is none."""
     found = [(r.result or {})["accuracies"] for r in rows if r.name == BASELINE and r.status == "finished"]
-    return {b: math.fsum(one[b] for one in found) / len(found) for b in found[0]} if found else None
+    return {b: mean(one[b] for one in found) for b in found[0]} if found else None

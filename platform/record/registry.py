@@ -8,7 +8,7 @@ from typing import Any
 from equipoise.platform.record.tracking import Tracker
 
 MODEL_FOLDER = "checkpoint"  # of a run's artifacts
-BALANCED, BASELINE = "balanced", "baseline"
+BALANCED = "balanced"  # alias of the balanced encoder; the baseline's is the variant's name
 NAME = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))")
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from sqlalchemy import create_engine, inspect, text
+
 from equipoise.platform.provenance import git_commit
 from equipoise.platform.record.client import PATIENCE_S, RESULT_TAG, TRAIN, PatientClient, TrackingError
 from equipoise.platform.settings.trial import TrialSettings
@@ -58,9 +60,16 @@ class Tracker:
             client = MlflowClient(tracking_uri=uri)
             # Not patient yet: an address that is wrong from the start is a mistake to be told at once.
             found = client.get_experiment_by_name(experiment)
+            local = urlparse(uri).scheme == "sqlite"
+            location = (home / "artifacts").resolve().as_uri() if local else None
+            if (
+                found is not None
+                and location is not None
+                and _lies_in(uri, home)
+                and found.artifact_location != location
+            ):
+                move_artifacts(uri, found.artifact_location, location)
             if found is None:
-                local = urlparse(uri).scheme == "sqlite"
-                location = (home / "artifacts").resolve().as_uri() if local else None
                 self.experiment_id = client.create_experiment(experiment, artifact_location=location)
             else:
                 self.experiment_id = found.experiment_id
@@ -184,3 +193,49 @@ class Tracker:
         return self.client.plain.search_runs(
             [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
         )
+
+
+# Columns of MLflow's tables that hold the address of files: it keeps them absolute.
+ADDRESSES = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "model_versions": ("source", "storage_location"),
+    "logged_models": ("artifact_location",),
+}
+
+
+def _lies_in(uri: str, home: Path) -> bool:
+    """Whether a SQLite store is the home's own file, and moves with it."""
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(file).resolve() == (home / "mlflow.db").resolve()
+
+
+def move_artifacts(uri: str, before: str, now: str) -> None:
+    """Make the store of a home that was copied or moved read and write the files beside it, not the original's.
+
+    Args:
+        uri: SQLite store.
+        before: folder of its artifacts, as a ``file:`` URI, where the home was.
+        now: the same where the home is.
+    """
+    engine = create_engine(uri)
+    with engine.begin() as connection:
+        there = inspect(connection)
+        for table, columns in ADDRESSES.items():
+            if not there.has_table(table):
+                continue
+            known = {column["name"] for column in there.get_columns(table)}
+            for column in known.intersection(columns):
+                connection.execute(
+                    text(
+                        f"UPDATE {table} SET {column} = :now || substr({column}, :length) "
+                        f"WHERE {column} = :before OR {column} LIKE :below ESCAPE '!'"
+                    ),
+                    {"now": now, "before": before, "length": len(before) + 1, "below": _like(before) + "/%"},
+                )
+    engine.dispose()
+
+
+def _like(text_: str) -> str:
+    """A text that a LIKE pattern takes for itself."""
+    return "".join(f"!{c}" if c in "!%_" else c for c in text_)

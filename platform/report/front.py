@@ -11,11 +11,12 @@ from typing import Any
 from equipoise.platform.analysis.spending import Spending, spending
 from equipoise.platform.errors import StorageError
 from equipoise.platform.record.reading import StudyRecord, has_artifact
-from equipoise.platform.record.registry import BALANCED, BASELINE, MODEL_FOLDER, register
+from equipoise.platform.record.registry import BALANCED, MODEL_FOLDER, register
 from equipoise.platform.report.plots.cost import plot_cost
 from equipoise.platform.report.plots.curves import plot_curves
 from equipoise.platform.report.plots.front import plot_front
 from equipoise.platform.report.plots.style import MOST_CURVES
+from equipoise.platform.settings.variant import BASELINE
 from equipoise.platform.stats.selection import Selection, select
 from equipoise.platform.stats.table import ResultTable
 from equipoise.platform.trial import checkpoint as checkpoints
@@ -42,6 +43,10 @@ class Conclusion:
     cost: Spending | None = None
     cost_plot: Path | None = None
     notes: tuple[str, ...] = ()
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows: the sentence, the table of variants, the notes."""
+        return _note(self.selection)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able record."""

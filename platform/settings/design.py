@@ -21,7 +21,6 @@ Kind = Literal["add_one_in", "leave_one_out", "factorial", "dose_response"]
 ContrastKind = Literal["added", "left_out", "main", "interaction", "dose", "trend"]
 FRACTIONS = {"full": 0, "half": 1, "quarter": 2, "eighth": 3, "sixteenth": 4}
 MOST_CELLS = 128
-BASELINE = "baseline"
 TIMES = "×"  # between the factors of an interaction
 # Which options mean something for which kind of design.
 OPTIONS: Mapping[Kind, frozenset[str]] = {

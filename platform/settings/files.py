@@ -66,6 +66,21 @@ def find(folder: str, name_or_path: str, what: str) -> Path:
     raise SettingsError(f"unknown {what} {name_or_path!r}; {nearest(name_or_path, known)}")
 
 
+def beside(file: Path, named: Any) -> Any:
+    """What a YAML file calls another one: a relative path in it is relative to the file, a shipped name is no path.
+
+    Args:
+        file: the file that names.
+        named: what it names.
+
+    Returns:
+        The absolute path of a YAML file; anything else as it is.
+    """
+    if isinstance(named, str) and Path(named).suffix in (".yaml", ".yml"):
+        return str(file.resolve().parent / named)
+    return named
+
+
 def apply_override(data: Any, item: str) -> None:
     """Set one nested key of parsed YAML in place from ``a.b.c=value``.
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.base import parse
-from equipoise.platform.settings.design import BASELINE, FRACTIONS, MOST_CELLS, TIMES, ContrastKind, Design, Factor
+from equipoise.platform.settings.design import FRACTIONS, MOST_CELLS, TIMES, ContrastKind, Design, Factor
 from equipoise.platform.settings.factorial import Fraction, best_fraction, order
-from equipoise.platform.settings.variant import ObjectiveSetting, Reading, Variant, load_variant, variants
+from equipoise.platform.settings.variant import BASELINE, ObjectiveSetting, Reading, Variant, load_variant, variants
 
 
 @dataclass(frozen=True, kw_only=True)

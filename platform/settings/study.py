@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.design import Design
-from equipoise.platform.settings.files import find, load_yaml
+from equipoise.platform.settings.files import beside, find, load_yaml, shipped
 from equipoise.platform.settings.plan import Plan, plan
 from equipoise.platform.settings.preset import Preset, load_preset
 from equipoise.platform.settings.search import (
@@ -253,6 +254,42 @@ def load_sweep(name_or_path: str, changes: Mapping[str, Any]) -> SweepDefinition
     return _load(SweepDefinition, "spaces", name_or_path, "search space", changes)
 
 
+def variant_in(name_or_path: str, variant: str, changes: Mapping[str, Any]) -> tuple[StudyBase, Variant]:
+    """One variant of an ablation, or a shipped one in the setting of a search, and the study that it is of.
+
+    Args:
+        name_or_path: shipped study or search space, or YAML file.
+        variant: one of its own (``variants``, ``custom``, cells of its design), or any shipped one.
+        changes: keys of the file to replace.
+
+    Raises:
+        SettingsError: for a name that is neither in the file nor shipped, naming the nearest.
+    """
+    if _holds_space(name_or_path):
+        definition: StudyBase = load_sweep(name_or_path, changes)
+        own: dict[str, Variant] = {}
+    else:
+        definition = load_ablation(name_or_path, changes)
+        own = {name: mix for name, mix, _ in definition.members()} | dict(definition.custom)
+    known = {**variants(), **own}
+    if variant not in known:
+        raise SettingsError(f"{name_or_path} has no variant {variant!r}; {nearest(variant, known)}")
+    return definition, known[variant]
+
+
+def is_study_file(target: str) -> bool:
+    """Whether a word names a file of settings, shipped or one's own, and not a variant."""
+    return Path(target).suffix in (".yaml", ".yml") or target in {**shipped("spaces"), **shipped("studies")}
+
+
+def _holds_space(name_or_path: str) -> bool:
+    """Whether a file describes a search: it names ranges of objectives."""
+    if name_or_path in shipped("studies"):
+        return False
+    content = load_yaml(find("spaces", name_or_path, "search space or study"))
+    return isinstance(content, dict) and "objectives" in content
+
+
 def name_in_space(name_or_path: str) -> str | None:
     """The name that a search space gives to its study."""
     content = load_yaml(find("spaces", name_or_path, "search space"))
@@ -269,6 +306,7 @@ def _load(model: type[S], folder: str, name_or_path: str, what: str, changes: Ma
     data = load_yaml(path)
     if not isinstance(data, dict):
         raise SettingsError(f"{what} {path} holds {type(data).__name__}; expected a mapping of settings")
+    data |= {key: beside(path, data[key]) for key in ("preset", "regime") if key in data}
     given = {k: v for k, v in changes.items() if v is not None and v != ()}
     if "set" in given:
         given["set"] = [*data.get("set", ()), *given["set"]]

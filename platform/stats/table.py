@@ -9,16 +9,26 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equipoise.platform.errors import EquipoiseError
+
+if TYPE_CHECKING:
+    import pandas
 
 UNTRAINED = "untrained_encoder"
 
 
 class ResultsError(EquipoiseError, ValueError):
     """A result table that cannot be read or used; the message says what to do."""
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean: how seeds of a variant become one number, everywhere."""
+    listed = list(values)
+    return math.fsum(listed) / len(listed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +103,20 @@ class ResultTable:
             rows, tuple(benchmarks) if benchmarks is not None else tuple(dict.fromkeys(r.benchmark for r in rows))
         )
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row for each variant and seed: ``variant``, ``seed``, accuracies in percent by benchmark, ``flags``.
+
+        A benchmark without a score is NaN; flags are joined by commas.
+        """
+        import pandas
+
+        rows: dict[tuple[str, int], dict[str, object]] = {}
+        for score in self.scores:
+            row = rows.setdefault((score.variant, score.seed), {"variant": score.variant, "seed": score.seed})
+            row[score.benchmark] = score.accuracy_percent
+            row["flags"] = ",".join(sorted(score.flags))
+        return pandas.DataFrame(list(rows.values()), columns=["variant", "seed", *self.benchmarks, "flags"])
+
     @cached_property
     def variants(self) -> tuple[str, ...]:
         """Every variant, in the order of its first score."""
@@ -122,7 +146,7 @@ class ResultTable:
     def mean_of(self, variant: str) -> dict[str, float]:
         """Benchmark to the mean accuracy of one variant in percent, over the seeds that have a score there."""
         found = {benchmark: self.values(variant, benchmark) for benchmark in self.benchmarks}
-        return {b: math.fsum(v.values()) / len(v) for b, v in found.items() if v}
+        return {b: mean(v.values()) for b, v in found.items() if v}
 
     def items(self, variant: str, benchmark: str) -> int | None:
         """Test items behind the scores (the fewest over seeds), None where any is unknown or there is no score."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import StudyError
@@ -57,12 +58,19 @@ def refuse_other_places(definition: StudyBase, home: Home, ledger: Ledger) -> No
             )
 
 
+def _same(key: str, now: Any, before: Any) -> bool:
+    """Whether a key says what it said. A preset or regime of one's own is named by its file: the folder may move."""
+    if key in ("preset", "regime") and str(now).endswith((".yaml", ".yml")):
+        return Path(now).name == Path(str(before)).name
+    return bool(now == before)
+
+
 def parent_run(definition: StudyBase, kind: str, ledger: Ledger, tracker: Tracker, benchmarks: Sequence[str]) -> str:
     """Parent run of the study; a resumed study must be the one that was started."""
     now = definition.model_dump(mode="json")
     before = ledger.fact("definition")
     if before is not None:
-        differs = [k for k in now if k not in MAY_CHANGE and now[k] != before.get(k)]
+        differs = [k for k in now if k not in MAY_CHANGE and not _same(k, now[k], before.get(k))]
         changed = [k for k in differs if k != MAY_END or now[k] is not None]
         if changed:
             key = changed[0]

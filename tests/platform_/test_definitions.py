@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import yaml
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.axes import Range
 from equipoise.platform.settings.base import parse
-from equipoise.platform.settings.study import AblationDefinition, SweepDefinition, load_ablation, load_sweep
+from equipoise.platform.settings.files import shipped
+from equipoise.platform.settings.study import AblationDefinition, SweepDefinition, load_ablation, load_sweep, variant_in
 from equipoise.platform.settings.trial import Resources
 from equipoise.platform.settings.variant import CONTROLS, Variant, load_variant
 
@@ -227,3 +229,51 @@ def test_files_and_command_line_changes(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"unknown study 'miniature_ablaton'; did you mean 'miniature_ablation'\?"):
         load_ablation("miniature_ablaton", {})
     assert load_ablation("miniature_ablation", {"seeds": (7,)}).control_seeds == (7,)
+
+
+# ---- files beside a file, and variants in it
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study and its own preset and regime in one folder; the command runs in another."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for what, name in (("presets", "nano"), ("regimes", "miniature")):
+        shutil.copy(shipped(what)[name], folder / f"{what}.yaml")
+    content = {"name": "s", "regime": "regimes.yaml", "preset": "presets.yaml", "set": ["optimisation.steps=7"]}
+    custom = {"gentle": {"objectives": {"delta": 0.25}}}
+    (folder / "study.yaml").write_text(yaml.safe_dump({**content, "variants": ["hw"], "custom": custom}))
+    space = {**content, "trials": 2, "control_seeds": [0], "objectives": {"delta": {"low": 0.1, "high": 1.0}}}
+    (folder / "space.yaml").write_text(yaml.safe_dump(space))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+def test_paths_in_a_file_are_relative_to_it(elsewhere: Path, tmp_path: Path) -> None:
+    loaded = load_ablation("../mine/study.yaml", {})
+    assert loaded.preset == str(elsewhere / "presets.yaml")
+    preset, regime = loaded.load()
+    assert (preset.optimisation.steps, regime.name) == (7, "miniature")
+    assert load_sweep("../mine/space.yaml", {}).load()[1] == regime
+    # What the command line names is relative to where it runs, and a shipped name is no path.
+    shutil.copy(shipped("presets")["small"], tmp_path / "here" / "other.yaml")
+    assert load_ablation("../mine/study.yaml", {"preset": "other.yaml"}).load()[0].name == "small"
+    assert load_ablation("miniature_ablation", {}).preset == "nano"
+    (elsewhere / "bad.yaml").write_text((elsewhere / "study.yaml").read_text().replace("presets", "gone"))
+    with pytest.raises(SettingsError, match=r"preset file .*mine/gone.yaml does not exist"):
+        load_ablation("../mine/bad.yaml", {}).load()
+
+
+def test_a_variant_of_a_file_is_found_by_name(elsewhere: Path) -> None:
+    file = str(elsewhere / "study.yaml")
+    found, mix = variant_in(file, "gentle", {})
+    assert mix.objectives["delta"].weight == 0.25
+    assert found.trial("gentle", mix, 3, *found.load()).preset.optimisation.steps == 7
+    assert variant_in(file, "hw", {"preset": "small"})[0].load()[0].name == "small"
+    space, mix = variant_in(str(elsewhere / "space.yaml"), "hw", {})
+    assert (space.load()[0].optimisation.steps, mix) == (7, load_variant("hw"))
+    assert variant_in("factorial_fwm_hw_ld", "fwm+hw", {})[1].objectives
+    with pytest.raises(SettingsError, match=r"study.yaml has no variant 'gentl'; .*gentle"):
+        variant_in(file, "gentl", {})

@@ -14,7 +14,6 @@ from typing import Any
 from scipy import stats
 
 from equipoise.platform.analysis.claims.scene import (
-    BASELINE,
     REFUTED,
     SUPPORTED,
     UNCLEAR,
@@ -24,7 +23,6 @@ from equipoise.platform.analysis.claims.scene import (
     Comparison,
     ComparisonSet,
     known,
-    mean_of,
 )
 from equipoise.platform.analysis.claims.vocabulary import (
     AssociationCheck,
@@ -36,7 +34,8 @@ from equipoise.platform.analysis.claims.vocabulary import (
     LargestCheck,
     Names,
 )
-from equipoise.platform.settings.variant import CONTROLS
+from equipoise.platform.settings.variant import BASELINE, CONTROLS
+from equipoise.platform.stats.table import mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, holm
 
 SMALLEST_GROUP = 3  # variants on either side of an association; a spread of two says nothing
@@ -130,7 +129,7 @@ def _largest(check: LargestCheck, scene: ComparisonSet) -> Prepared:
             missing += lacking
 
     def decide(comparisons: Sequence[Comparison]) -> tuple[ClaimVerdict, dict[str, Any]]:
-        means = {name: mean_of(sample.accuracy.values()) for name, sample in samples.items()}
+        means = {name: mean(sample.accuracy.values()) for name, sample in samples.items()}
         order = sorted(means, key=lambda name: means[name], reverse=up)[: len(check.variants)]
         return _all_hold(comparisons, missing), {
             "claimed": list(check.variants),
@@ -229,10 +228,10 @@ def _association(check: AssociationCheck, scene: ComparisonSet, arm: Arm) -> Pre
             left_out.append(variant)
             continue
         group = inside if scene.mixes[variant] & set(check.objectives) else outside
-        group[variant] = mean_of(sample.accuracy.values())
+        group[variant] = mean(sample.accuracy.values())
         base = scene.baseline(sample, check.benchmark, arm)
         if group is inside and base is not None:
-            gains.append(inside[variant] - mean_of(base.accuracy.values()))
+            gains.append(inside[variant] - mean(base.accuracy.values()))
     sizes = f"{len(inside)} with and {len(outside)} without these objectives are there"
     missing: list[str] = []
     found: list[Comparison] = []
@@ -244,8 +243,8 @@ def _association(check: AssociationCheck, scene: ComparisonSet, arm: Arm) -> Pre
         alone = stats.ttest_1samp(gains, 0.0)
         apart = stats.ttest_ind(list(inside.values()), list(outside.values()), equal_var=False)
         for result, estimate, against in (
-            (alone, mean_of(gains), BASELINE),
-            (apart, mean_of(inside.values()) - mean_of(outside.values()), "the others"),
+            (alone, mean(gains), BASELINE),
+            (apart, mean(inside.values()) - mean(outside.values()), "the others"),
         ):
             found.append(_over_variants(result, estimate, against, here, scene.level, (tuple(inside), tuple(outside))))
 
@@ -348,7 +347,7 @@ def _rank_correlation(check: AssociationCheck, scene: ComparisonSet, variants: S
     for variant in variants:
         one, other = scene.sample(variant, check.order), scene.sample(variant, check.benchmark)
         if one is not None and other is not None:
-            pairs.append((mean_of(one.accuracy.values()), mean_of(other.accuracy.values())))
+            pairs.append((mean(one.accuracy.values()), mean(other.accuracy.values())))
     if len(pairs) < SMALLEST_GROUP:
         return None
     value = float(stats.spearmanr([p[0] for p in pairs], [p[1] for p in pairs]).statistic)

@@ -22,7 +22,6 @@ from typing import Any
 
 from equipoise.platform.analysis.claims.checks import Prepared, adjust, prepare, worst
 from equipoise.platform.analysis.claims.scene import (
-    BASELINE,
     REFUTED,
     SUPPORTED,
     UNCLEAR,
@@ -30,11 +29,10 @@ from equipoise.platform.analysis.claims.scene import (
     Arm,
     ClaimVerdict,
     ComparisonSet,
-    mean_of,
 )
 from equipoise.platform.analysis.claims.vocabulary import Check, Claim, ClaimFile
-from equipoise.platform.settings.variant import CONTROLS
-from equipoise.platform.stats.table import UNTRAINED, ResultTable
+from equipoise.platform.settings.variant import BASELINE, CONTROLS
+from equipoise.platform.stats.table import UNTRAINED, ResultTable, mean
 from equipoise.platform.stats.uncertainty import Bools, samples
 
 VERDICTS: tuple[ClaimVerdict, ...] = (SUPPORTED, REFUTED, UNCLEAR, UNTESTABLE)
@@ -284,8 +282,8 @@ def _below_untrained(benchmark: str, scene: ComparisonSet) -> str:
     base = means[BASELINE].get(benchmark)
     if base is None or not untrained:
         return ""
-    mean = mean_of(untrained)
-    return f"{benchmark} {base:.2f} against {mean:.2f} %" if base <= mean else ""
+    level = mean(untrained)
+    return f"{benchmark} {base:.2f} against {level:.2f} %" if base <= level else ""
 
 
 def _stand_ins(claim: Claim, regime: str, scene: ComparisonSet) -> dict[str, str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scipy.optimize import brentq
 
 from equipoise.platform.analysis.claims.vocabulary import Names
-from equipoise.platform.settings.variant import CONTROLS
-from equipoise.platform.stats.table import UNTRAINED, ResultTable
+from equipoise.platform.settings.variant import BASELINE, CONTROLS
+from equipoise.platform.stats.table import UNTRAINED, ResultTable, mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, compare, interval
 
 ClaimVerdict = Literal["supported", "refuted", "not distinguishable", "not testable here"]
@@ -20,7 +20,7 @@ SUPPORTED: ClaimVerdict = "supported"
 REFUTED: ClaimVerdict = "refuted"
 UNCLEAR: ClaimVerdict = "not distinguishable"
 UNTESTABLE: ClaimVerdict = "not testable here"
-BASELINE, RANDOM = CONTROLS
+RANDOM = CONTROLS[1]
 TRAINED = f"rows of trained encoders: those flagged {UNTRAINED} scored the random initialisation"
 SMALLEST_P = 1e-12
 
@@ -177,7 +177,7 @@ class ComparisonSet:
         ), missing
 
     def _accuracy(self, sample: Sample) -> tuple[float, float, float]:
-        return (mean_of(sample.accuracy.values()), *interval(sample, level=self.level))
+        return (mean(sample.accuracy.values()), *interval(sample, level=self.level))
 
 
 def _from_bound(difference: Difference, bound: float, at: Callable[[float], Difference]) -> Difference:
@@ -212,12 +212,6 @@ def _from_bound(difference: Difference, bound: float, at: Callable[[float], Diff
         high=difference.high - bound,
         p_value=p_value,
     )
-
-
-def mean_of(values: Iterable[float]) -> float:
-    """Arithmetic mean."""
-    listed = list(values)
-    return math.fsum(listed) / len(listed)
 
 
 def known(value: float | None) -> float | None:

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.platform.analysis.claims.judge import Finding, Judgement
-from equipoise.platform.analysis.claims.scene import BASELINE, REFUTED, SUPPORTED, UNCLEAR, UNTESTABLE
+from equipoise.platform.analysis.claims.scene import REFUTED, SUPPORTED, UNCLEAR, UNTESTABLE
+from equipoise.platform.settings.variant import BASELINE
 
 MARKS = {SUPPORTED: "✓", REFUTED: "✗", UNCLEAR: "≈", UNTESTABLE: "?"}
 STYLES = {SUPPORTED: "bold green", REFUTED: "bold red", UNCLEAR: "yellow", UNTESTABLE: "cyan"}
