@@ -361,7 +361,7 @@ def waiting(folder: Path, options: argparse.Namespace) -> None:
         spent = sum(s["ms_per_step"] for s in steps)
         waited = sum(s["data_wait"] * s["ms_per_step"] for s in steps) / spent
         row(storage, len(steps), spent / len(steps), f"{100 * waited:.3f}")
-        cache = trainer.sources[0].cache
+        cache = trainer.batches.sources[0].cache
         for milliseconds in (25, 50, 100, 200):
             row(
                 f"{storage}, batch {BATCH}, a device that takes {milliseconds} ms a step",

@@ -162,7 +162,7 @@ def audit(settings: TrialSettings, paths: Paths) -> AuditResult:
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng([device] if device.type == "cuda" else []):
         trainer = Trainer(settings, paths, LocalReporter(Path(folder), device=device))
         weights = _highest_weights(trainer)
-        with trainer.open_stream() as batches:
+        with trainer.batches.open() as batches:
             groups, out = _step_forward(trainer, batches, weights)
         vectors, norms = encoder_gradients(trainer.model, out)
         encoder = check_step(trainer, out)
@@ -207,7 +207,7 @@ def _step_forward(
     wanted = {name for name, weight in weights.items() if weight}
     for attempt in range(BATCHES):
         torch.manual_seed(stream(trainer.settings.seed, "step", trainer.step, 0))
-        groups = trainer.batch_groups(next(batches))
+        groups = trainer.batches.groups(next(batches), trainer.step)
         with torch.autocast(trainer.device.type, dtype=torch.bfloat16, enabled=trainer.autocast):
             out: StepOutput = trainer.model(groups, weights, trainer.mix.context.weight)
         if wanted <= set(out.values) or attempt + 1 == BATCHES:

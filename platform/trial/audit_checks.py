@@ -16,6 +16,7 @@ from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
 from equipoise.models.masking import Mask, motion_map
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings.variant import RECORDS, ObjectiveSetting
+from equipoise.platform.trial.encoders import scored_encoder
 from equipoise.platform.trial.trainer import Trainer
 
 BATCHES = 4
@@ -117,7 +118,7 @@ def check_step(trainer: Trainer, out: StepOutput) -> EncoderAudit:
     model, which = trainer.model, trainer.mix.evaluated
     if trainer.settings.variant.untrained:
         return EncoderAudit(encoder=which, moves=False, change=0.0, why="the variant is never trained")
-    encoder = model.target_encoder if which == "target" else model.encoder
+    encoder = scored_encoder(model, trainer.mix)
     before = [p.detach().clone() for p in encoder.parameters()]
     for group in trainer.optimiser.param_groups:
         group["lr"] = trainer.o.lr
@@ -217,7 +218,7 @@ def audit_mask_policy(
     if clip is None:
         why = "no qualifying token: the batch has no video clip, and a still image has neither motion nor future"
         return objective_report(name, "mask", setting.weight, why, "", None)
-    sampler, mix = trainer.samplers["video"], trainer.mix
+    sampler, mix = trainer.batches.samplers["video"], trainer.mix
     motion = motion_map(clip, mix.model.grid("video"), scale=mix.motion_scale).cpu() if mix.motion_guided else None
 
     grid = mix.model.grid("video")

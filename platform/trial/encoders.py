@@ -16,6 +16,11 @@ from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.trial.checkpoint import Checkpoint, load_strictly
 
 
+def scored_encoder(model: VideoJEPA, mix: Mix) -> VideoEncoder:
+    """The encoder of a model that evaluation scores: its target, or the context encoder where that never moves."""
+    return model.target_encoder if mix.evaluated == "target" else model.encoder
+
+
 def frozen_encoder(found: Checkpoint) -> VideoEncoder:
     """The encoder that evaluation scores, in evaluation mode.
 
@@ -27,7 +32,7 @@ def frozen_encoder(found: Checkpoint) -> VideoEncoder:
     model = build_model(found.settings, mix)
     start = {k: v.clone() for k, v in model.target_encoder.state_dict().items()}
     load_strictly(model, found.state["model"], found.path)
-    encoder = model.target_encoder if mix.evaluated == "target" else model.encoder
+    encoder = scored_encoder(model, mix)
     moved = any(not torch.equal(v, start[k]) for k, v in encoder.state_dict().items())
     if not moved and not mix.untrained_allowed:
         raise CheckpointError(
@@ -52,7 +57,7 @@ def encoder_of(settings: TrialSettings, state: Mapping[str, Any]) -> VideoEncode
     mix = resolve(settings)
     model = build_model(settings, mix)
     load_strictly(model, dict(state), f"of {settings.variant_name}")
-    encoder = model.target_encoder if mix.evaluated == "target" else model.encoder
+    encoder = scored_encoder(model, mix)
     return encoder.eval().requires_grad_(False)
 
 

@@ -6,29 +6,23 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from equipoise.data.loader import Batch, ClipStream
-from equipoise.data.mixture import Mixture
-from equipoise.data.transforms import Augment, AugmentParams
+from equipoise.data.loader import Batch
 from equipoise.models.diagnostics import effective_rank, gradient_shares, target_spread
-from equipoise.models.encoder import Kind
-from equipoise.models.jepa import ClipGroup, StepOutput
-from equipoise.models.masking import Mask, MaskSampler, motion_map
+from equipoise.models.jepa import StepOutput
 from equipoise.platform.errors import CheckpointError, EquipoiseError
-from equipoise.platform.seeds import generator, stream
+from equipoise.platform.seeds import stream
 from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.preset import Optimisation
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place, Where
 from equipoise.platform.trial import checkpoint as checkpoints
-from equipoise.platform.trial.batches import Rows
-from equipoise.platform.trial.caches import open_sources
+from equipoise.platform.trial.batches import Batches
 from equipoise.platform.trial.encoders import build_model
 from equipoise.platform.trial.reporter import Reporter, Rungs
 from equipoise.platform.trial.sharding import load_optimiser, whole
@@ -74,19 +68,7 @@ class Trainer:
         self.o = preset.optimisation
         self.device = reporter.device
         self.model = build_model(settings, self.mix).to(self.device)
-        self.sources = open_sources(settings, paths)
-        self.mixture = Mixture(self.sources, seed=stream(settings.seed, "mixture"))
-        self.augment = Augment(preset.model.size, preset.sampling.scale, preset.sampling.ratio, preset.sampling.hflip)
-        self.samplers = {
-            kind: MaskSampler(
-                self.mix.model.grid(kind),
-                self.mix.model.masks,
-                # A still image has neither motion nor future: policies need a clip.
-                motion_guided=self.mix.motion_guided if kind == "video" else None,
-                future_predictive=self.mix.future_predictive if kind == "video" else None,
-            )
-            for kind in get_args(Kind)
-        }
+        self.batches = Batches(settings, self.mix, paths, reporter)
         self.step = 0
         self.spent = 0.0  # seconds of training behind this step, also of the processes it was resumed from
         self.noticed = False
@@ -102,7 +84,6 @@ class Trainer:
         if found is not None:
             load_optimiser(self.optimiser, found.state["optimiser"])
         self.autocast = self._precision()
-        self.side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def _precision(self) -> bool:
         wanted = self.o.precision
@@ -135,7 +116,7 @@ class Trainer:
         return found
 
     def _manifests(self) -> dict[str, str]:
-        return {s.name: s.cache.manifest_hash for s in self.sources}
+        return {s.name: s.cache.manifest_hash for s in self.batches.sources}
 
     def run(self) -> None:
         """Train to the last step, reporting and saving on the way; resumes where the reporter says.
@@ -144,7 +125,7 @@ class Trainer:
             TrainingError: if the loss is not finite; the last checkpoint is from before that.
         """
         preset = self.settings.preset
-        stream_ = self.open_stream()
+        stream_ = self.batches.open(self.sampler_state)
         if self.last_report is not None:
             # The checkpoint is written before its report is heard: whoever listened may have died in between.
             self.reporter.report(self.last_report, None)
@@ -193,23 +174,6 @@ class Trainer:
         self.noticed = self.reporter.leaving()
         return self.noticed
 
-    def open_stream(self) -> ClipStream:
-        """The trial's batches, from the trainer's step on; to be closed."""
-        preset = self.settings.preset
-        opened = ClipStream(
-            self.mixture,
-            frames=preset.model.frames,
-            stride=preset.sampling.stride,
-            batch=self.o.batch,
-            seed=stream(self.settings.seed, "clips"),
-            rank=self.reporter.rank,
-            world=self.reporter.world,
-            pin=self.device.type == "cuda",
-        )
-        if self.sampler_state is not None:
-            opened.load_state_dict(self.sampler_state)
-        return opened
-
     def _over_workers(self, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Mean of every metric over the workers that have it: a part has no value where none of its tokens qualify."""
         if self.reporter.world == 1:
@@ -249,7 +213,7 @@ class Trainer:
         settings = self.settings
         # Dropout, drop-path and random directions of this step; masks and crops have streams of their own.
         torch.manual_seed(stream(settings.seed, "step", self.step, self.reporter.rank))
-        groups = self._prepared(batch)
+        groups = self.batches.prepared(batch, self.step)
         weights = self.mix.weights_at(self.step, self.o.steps)
         context = self.mix.context.at(self.step, self.o.steps)
         lr = learning_rate(self.o, self.step)
@@ -270,18 +234,6 @@ class Trainer:
         self.model.update_target()
         return metrics
 
-    def _prepared(self, batch: Batch) -> list[ClipGroup]:
-        """Groups of a batch; on a GPU in a stream of their own, so that the host never waits for the step before."""
-        if self.side is None:
-            return self.batch_groups(batch)
-        with torch.cuda.stream(self.side):
-            groups = self.batch_groups(batch)
-        step = torch.cuda.current_stream(self.device)
-        step.wait_stream(self.side)
-        for group in groups:
-            group.clip.record_stream(step)
-        return groups
-
     def _health(self, out: StepOutput) -> dict[str, Tensor | float]:
         width = self.mix.model.encoder.width
         deepest = out.target[..., -width:].flatten(0, 1)
@@ -292,60 +244,3 @@ class Trainer:
             "target_std": target_spread(sample),
             **{f"gradient_share.{k}": v for k, v in shares.items()},
         }
-
-    def batch_groups(self, batch: Batch) -> list[ClipGroup]:
-        """Crops and masks of a batch at this step; still images join the videos where the settings repeat them.
-
-        Both are drawn for the global batch, of which this worker has some rows: they do not depend on the number of
-        workers.
-        """
-        crops = self.augment.draw(self.o.batch, generator(self.settings.seed, "crops", self.step))
-        video = self._crop(batch.video, crops.select(batch.video_rows))
-        image = self._crop(batch.image, crops.select(batch.image_rows))
-        videos, stills = np.flatnonzero(~batch.stills), np.flatnonzero(batch.stills)
-        if self.mix.images == "repeat":
-            clips = [c for c in (video, image) if c is not None]
-            video = torch.cat([c.expand(-1, -1, self.mix.model.frames, -1, -1) for c in clips])
-            rows, videos = np.concatenate([batch.video_rows, batch.image_rows]), np.concatenate([videos, stills])
-            still = torch.from_numpy(batch.stills[rows]) if self.mix.leave_out_still and len(stills) else None
-            groups = [self._group("video", video, rows, videos, still)]
-        else:
-            groups = [
-                self._group("video", video, batch.video_rows, videos),
-                self._group("image", image, batch.image_rows, stills),
-            ]
-        return [group for group in groups if group is not None]
-
-    def _crop(self, frames: Tensor | None, crops: AugmentParams) -> Tensor | None:
-        return None if frames is None else self.augment(frames.to(self.device, non_blocking=True), crops)
-
-    def _group(
-        self, kind: Kind, clip: Tensor | None, rows: Rows, all_rows: Rows, still: Tensor | None = None
-    ) -> ClipGroup | None:
-        """This worker's clips of a kind with their masks: those of ``rows`` among the masks of ``all_rows``."""
-        if not len(all_rows):
-            return None
-        place = {int(row): at for at, row in enumerate(all_rows)}
-        mine = torch.tensor([place[int(row)] for row in rows], dtype=torch.int64)
-        shares = self.mix.shares if kind == "video" else None
-        motion = self._motion(clip, mine, len(all_rows)) if kind == "video" and self.mix.motion_guided else None
-        draw = generator(self.settings.seed, f"masks.{kind}", self.step)
-        counts = clip is not None
-        if clip is None:
-            if self.settings.resources.parallel != "fsdp":
-                return None
-            # Sharded workers meet at every block, so this one takes part with a clip that counts nothing.
-            model = self.mix.model
-            frames = model.frames if kind == "video" else 1
-            clip, mine = torch.zeros(1, 3, frames, model.size, model.size, device=self.device), torch.zeros(1).long()
-        drawn = self.samplers[kind].sample(len(all_rows), draw, motion=motion, shares=shares)
-        masks = [Mask(m.visible[mine], m.masked[mine]) for m in drawn]
-        return ClipGroup(clip, [m.pin() for m in masks] if self.device.type == "cuda" else masks, still, counts)
-
-    def _motion(self, clip: Tensor | None, mine: Tensor, count: int) -> Tensor:
-        """Motion of all clips of the global batch ``[count, T, H, W]`` on the CPU; every worker has to call it."""
-        grid = self.mix.model.grid("video")
-        motion = torch.zeros(count, *grid.shape, device=self.device)
-        if clip is not None:
-            motion[mine.to(self.device)] = motion_map(clip, grid, scale=self.mix.motion_scale)
-        return self.reporter.sum(motion).cpu()

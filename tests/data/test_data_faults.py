@@ -301,7 +301,7 @@ def test_training_goes_on_without_a_few_and_stops_at_many(
     few = ["well.mp4"] * 99 + videos[:1]
     trainer, seen = trained(few, tmp_path / "few")
     assert [report["step"] for report in seen] == [1, 2]
-    report = trainer.sources[0].cache.report
+    report = trainer.batches.sources[0].cache.report
     assert [Path(path).name for path, _ in report.failures] == [Path(name).name for name in videos[:1]]
     with pytest.raises(DecodeBudgetError, match=r"2 of 100 files could not be decoded, more than the budget of 1\.00%"):
         trained(["well.mp4"] * 98 + videos[1:3], tmp_path / "many")

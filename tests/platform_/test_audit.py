@@ -80,8 +80,8 @@ def test_norms_and_cosines_add_up_to_the_gradient_of_the_step(
     norms = np.array([part.gradient["encoder"] for part in (*found.losses, *found.objectives)])
     expected = math.sqrt(norms @ found.cosine @ norms)
     trainer = Trainer(settings, miniature_paths, LocalReporter(tmp_path, device=torch.device("cpu")))
-    with trainer.open_stream() as batches:
-        groups = trainer.batch_groups(next(batches))
+    with trainer.batches.open() as batches:
+        groups = trainer.batches.groups(next(batches), trainer.step)
     out = trainer.model(groups, {"delta": 0.5, "hamiltonian": 1.0, "latent_dynamics": 2.0}, trainer.mix.context.weight)
     out.loss.backward()
     squares = [float(p.grad.square().sum()) for p in trainer.model.encoder.parameters() if p.grad is not None]

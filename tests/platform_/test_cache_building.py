@@ -120,7 +120,7 @@ def test_a_preset_says_how_frames_are_stored(make_trial: Make, paths: Paths, tmp
         seen: list[dict[str, float]] = []
         trainer = Trainer(packed, paths, LocalReporter(tmp_path / folder, seen.append))
         trainer.run()
-        assert {source.cache.storage for source in trainer.sources} == {"jpeg"}
+        assert {source.cache.storage for source in trainer.batches.sources} == {"jpeg"}
         losses.append([report["loss"] for report in seen])
     assert len(losses[0]) == 2
     assert losses[0] == losses[1]

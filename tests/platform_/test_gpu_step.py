@@ -33,7 +33,7 @@ def test_the_step_never_waits_for_the_gpu(
     losses = {name: {"weight": w} for name, w in WEIGHTS.items() if name != "motion_guided"}
     trainer = Trainer(tiny_settings(losses), miniature_paths, LocalReporter(tmp_path))
     assert trainer.device.type == "cuda"
-    with trainer.open_stream() as batches:
+    with trainer.batches.open() as batches:
         trainer.train_step(next(batches))  # warm-up: allocations and kernels may be set up here
         torch.cuda.set_sync_debug_mode("error")
         for _ in range(3):
@@ -48,7 +48,7 @@ def test_gpu_and_cpu_agree(tiny_settings: Callable[..., TrialSettings], miniatur
     found = []
     for device in ("cpu", "cuda"):
         trainer = Trainer(settings, miniature_paths, LocalReporter(tmp_path / device, device=torch.device(device)))
-        with trainer.open_stream() as batches:
+        with trainer.batches.open() as batches:
             found.append({k: float(v) for k, v in trainer.train_step(next(batches)).items()})
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():

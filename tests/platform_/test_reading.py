@@ -37,8 +37,8 @@ def evaluated(trainer: Trainer) -> VideoEncoder:
 
 def forward(trainer: Trainer) -> StepOutput:
     torch.manual_seed(0)
-    with trainer.open_stream() as batches:
-        groups = trainer.batch_groups(next(batches))
+    with trainer.batches.open() as batches:
+        groups = trainer.batches.groups(next(batches), trainer.step)
     out: StepOutput = trainer.model(groups, trainer.mix.weights_at(0, trainer.o.steps), 0.5)
     return out
 
@@ -131,8 +131,8 @@ def test_3_without_the_moving_average_the_target_has_no_stop_gradient(
 ) -> None:
     for reading in READINGS:
         trainer = trainer_of(tiny_settings("sigreg_no_ema", reading), miniature_paths, tmp_path / reading)
-        with trainer.open_stream() as batches:
-            group = trainer.batch_groups(next(batches))[0]
+        with trainer.batches.open() as batches:
+            group = trainer.batches.groups(next(batches), trainer.step)[0]
         targets = trainer.model.targets(*trainer.model.encoder.patches(group.clip))
         assert targets.requires_grad is (reading == "as_published")
 
@@ -202,7 +202,7 @@ def test_8_the_context_loss_begins_in_the_second_half(tiny_settings: Any) -> Non
 def test_8_the_third_of_six_steps_has_none(tiny_settings: Any, miniature_paths: Paths, tmp_path: Path) -> None:
     for reading, later in (("as_published", False), ("as_described", True)):
         trainer = trainer_of(tiny_settings("baseline", reading), miniature_paths, tmp_path / reading)
-        with trainer.open_stream() as batches:
+        with trainer.batches.open() as batches:
             for trainer.step in range(3):
                 metrics = trainer.train_step(next(batches))
         assert ("context" in metrics) is later
