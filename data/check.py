@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equipoise.data._files import Progress, run_jobs, sha256_of, write_json
-from equipoise.data.decode import DecodeError, DecodeReport, check_workers, decode, decoder_name, handled, scaled_shape
+from equipoise.data.decode import DecodeError, check_workers, decode, decoder_name, handled, scaled_shape
+from equipoise.data.decode_report import DecodeReport
 from equipoise.data.manifest import Manifest
 
 Fault = Literal["missing", "changed", "undecodable", "different"]

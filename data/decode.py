@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.util
-import json
 import os
 import stat
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from equipoise.data._files import LostFileError, handling, write_json
+from equipoise.data._files import LostFileError, handling
 
 DECODERS = ("pyav", "decord")
 _VARIABLE = "EQUIPOISE_DECODER"
@@ -63,10 +61,6 @@ class DecodeError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (DecodeError, (self.path, self.reason))
-
-
-class DecodeBudgetError(ValueError):
-    """More files failed to decode than a study accepts."""
 
 
 def decoder_name() -> str:
@@ -388,54 +382,3 @@ def decode(path: Path | str, kind: str, *, frame_indices: FrameChoice = None, sh
     if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
         raise DecodeError(path, "the file changed while it was read")
     return frames
-
-
-@dataclass
-class DecodeReport:
-    """Which of a manifest's files could not be decoded, and why.
-
-    Attributes:
-        total: Files tried.
-        failures: ``(path, reason)`` of each file that failed, in manifest order.
-        path: Where the report was last written or read, if anywhere.
-    """
-
-    total: int
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    path: Path | None = None
-
-    def check(self, budget: float = 0.01) -> None:
-        """Refuses a data set of which more than ``budget`` (a share, 0 to 1) failed.
-
-        Raises:
-            DecodeBudgetError: If more failed.
-            ValueError: If ``budget`` is no share.
-        """
-        if not 0 <= budget <= 1:
-            raise ValueError(f"budget is {budget}; it is a share of files, from 0 to 1.")
-        if len(self.failures) <= budget * self.total:
-            return
-        first = "; ".join(f"{path} ({reason})" for path, reason in self.failures[:3])
-        more = f" and {len(self.failures) - 3} more" if len(self.failures) > 3 else ""
-        where = f"; all are listed in {self.path}" if self.path is not None else ""
-        raise DecodeBudgetError(
-            f"{len(self.failures)} of {self.total} files could not be decoded, more than the budget of {budget:.2%}: "
-            f"{first}{more}{where}."
-        )
-
-    def write(self, path: Path | str) -> None:
-        """Writes the report as JSON, atomically."""
-        content = {
-            "total": self.total,
-            "failed": len(self.failures),
-            "failures": [{"path": file, "reason": reason} for file, reason in self.failures],
-        }
-        self.path = Path(path)
-        write_json(self.path, content)
-
-    @classmethod
-    def read(cls, path: Path | str) -> DecodeReport:
-        """Reads a report that `write` wrote."""
-        path = Path(path)
-        content = json.loads(path.read_text())
-        return cls(content["total"], [(entry["path"], entry["reason"]) for entry in content["failures"]], path)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.data._files import Progress, write_json
-from equipoise.data.decode import DecodeReport
-from equipoise.data.importers_layouts import RELEASES, Items, Listing, Release, ReleaseError
+from equipoise.data._lists import Items, Listing, Release, ReleaseError
+from equipoise.data.decode_report import DecodeReport
+from equipoise.data.importers_layouts import RELEASES
 from equipoise.data.listing import manifest_of_list
 from equipoise.data.manifest import Manifest
 

@@ -6,154 +6,28 @@ entry, what was expected and what to do.
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equipoise.data._lists import (
+    Items,
+    Listing,
+    Release,
+    ReleaseError,
+    entries,
+    json_of,
+    need,
+    refuse_shared,
+    text_lines,
+)
 from equipoise.data.listing import IMAGES
-from equipoise.data.manifest import ManifestError
-
-Items = tuple[tuple[str, str], ...]
-"""Path relative to the root, with forward slashes, and class name."""
-
-
-class ReleaseError(ManifestError):
-    """A release does not lie where it was looked for, its lists cannot be used, or its counts are not the release's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What a release says of itself.
-
-    Attributes:
-        classes: Class names in the order of their ids.
-        splits: Paths and class names, for ``train`` and ``test``.
-        set_aside: Files that were found and not taken, and why.
-    """
-
-    classes: tuple[str, ...]
-    splits: Mapping[str, Items]
-    set_aside: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """One official release.
-
-    Attributes:
-        name: As regimes name it.
-        title: As its authors name it.
-        layout: What lies in its root folder.
-        classes: Number of classes.
-        counts: Clips for training and for testing, by the number of the split; most releases have one, number 1.
-        read: Reads its lists. Takes the root folder, the number of the split and a file with a list of classes.
-        choices: What besides the root can be chosen: ``split`` or ``classes``.
-        advice: What other numbers may mean.
-    """
-
-    name: str
-    title: str
-    layout: str
-    classes: int
-    counts: Mapping[int, tuple[int, int]]
-    read: Callable[[Path, int, Path | None], Listing]
-    choices: tuple[str, ...] = ()
-    advice: str = ""
-
-
-def _need(root: Path, release: Release, *parts: str) -> Path:
-    """The first of ``parts`` that lies in the root; an error that says where the release was looked for otherwise."""
-    for part in parts:
-        if (root / part).exists():
-            return root / part
-    wanted = " or ".join(parts)
-    # People give a folder too deep, or the one above.
-    near = [root.parent, *(sorted(p for p in root.iterdir() if p.is_dir())[:50] if root.is_dir() else [])]
-    hint = next((f"; did you mean --root {folder}?" for folder in near for p in parts if (folder / p).exists()), ".")
-    if hint == "." and (alike := _alike(root / parts[0])) is not None:
-        hint = f"; it has {alike.relative_to(root)}: give it the release's name."
-    raise ReleaseError(
-        f"{root} has no {wanted}. --root takes the folder in which {release.title} lies as {release.layout}{hint}"
-    )
-
-
-def _alike(path: Path) -> Path | None:
-    """What lies beside a path that does not exist, under nearly its name: other letters, not another number."""
-
-    def letters(name: str) -> str:
-        return "".join(character for character in name if not character.isdigit())
-
-    near = path.parent.iterdir() if path.parent.is_dir() else ()
-    beside = {p.name: p for p in near if letters(p.name) != letters(path.name)}
-    close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.8)
-    return beside[close[0]] if close else None
-
-
-def _unreadable(path: Path, error: Exception) -> ReleaseError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return ReleaseError(f"The list {path} cannot be read: {reason}; get it again from the release.")
-
-
-def _text(path: Path) -> list[tuple[int, str]]:
-    """Numbered lines that are not empty."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
-    found = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not found:
-        raise ReleaseError(f"The list {path} is empty; get it again from the release.")
-    return found
-
-
-def _json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
-    """Content of a JSON file that must hold a list or an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(content, kind) or not content:
-        raise ReleaseError(
-            f"{path} begins with {json.dumps(content)[:40]!r}; expected a JSON {'list' if kind is list else 'object'} "
-            "with entries: get it again from the release."
-        )
-    return content
-
-
-def _entries(path: Path, keys: Mapping[str, type]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered objects of a JSON list, each with these keys of these types."""
-    for number, entry in enumerate(_json(path, list)):
-        for key, kind in keys.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                raise ReleaseError(
-                    f"{path}, entry {number}: {json.dumps(entry)[:120]} has no {key!r} that is {kind.__name__}; "
-                    "get the list again from the release."
-                )
-        yield number, entry
-
-
-def _distinct(splits: Mapping[str, Sequence[tuple[str, str]]], names: Mapping[str, Path]) -> None:
-    """No file is listed twice, within a split or in both."""
-    seen: dict[str, str] = {}
-    for split, items in splits.items():
-        for path, _ in items:
-            if path in seen:
-                other = names[seen[path]]
-                where = f"twice in {other}" if seen[path] == split else f"in {other} and in {names[split]}"
-                raise ReleaseError(f"{path} is listed {where}; get the lists again from the release.")
-            seen[path] = split
-
-
-# UCF-101 ------------------------------------------------------------------------------------------------------------
 
 
 def _ucf_classes(path: Path) -> dict[int, str]:
     classes: dict[int, str] = {}
-    for line, text in _text(path):
+    for line, text in text_lines(path):
         number, _, name = text.partition(" ")
         if not number.isdigit() or not name or int(number) in classes or name in classes.values():
             raise ReleaseError(
@@ -169,16 +43,16 @@ def _ucf101(root: Path, split: int, classes: Path | None) -> Listing:
     """``UCF-101/CLASS/v_*.avi`` and ``ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt``."""
     del classes
     release = RELEASES["ucf101"]
-    _need(root, release, "UCF-101")
-    lists = _need(root, release, "ucfTrainTestlist")
-    known = _ucf_classes(_need(root, release, "ucfTrainTestlist/classInd.txt"))
+    need(root, release, "UCF-101")
+    lists = need(root, release, "ucfTrainTestlist")
+    known = _ucf_classes(need(root, release, "ucfTrainTestlist/classInd.txt"))
     names = set(known.values())
     splits: dict[str, Items] = {}
     files: dict[str, Path] = {}
     for part in ("train", "test"):
-        files[part] = _need(root, release, f"{lists.name}/{part}list{split:02d}.txt")
+        files[part] = need(root, release, f"{lists.name}/{part}list{split:02d}.txt")
         items = []
-        for line, text in _text(files[part]):
+        for line, text in text_lines(files[part]):
             # A line of a train list ends in the number of its class; the folder names the class in both lists.
             before, _, number = text.rpartition(" ")
             path = before.strip() if before and number.isdigit() else text
@@ -194,7 +68,7 @@ def _ucf101(root: Path, split: int, classes: Path | None) -> Listing:
                 )
             items.append((f"UCF-101/{path}", folder))
         splits[part] = tuple(items)
-    _distinct(splits, files)
+    refuse_shared(splits, files)
     return Listing(classes=tuple(known[number] for number in sorted(known)), splits=splits)
 
 
@@ -208,14 +82,14 @@ def _ssv2(root: Path, split: int, classes: Path | None) -> Listing:
     """
     del split, classes
     release = RELEASES["ssv2"]
-    folder = _need(root, release, "20bn-something-something-v2").name
+    folder = need(root, release, "20bn-something-something-v2").name
 
     def find(what: str) -> Path:
         # The first release named its lists after itself.
-        return _need(root, release, f"labels/{what}.json", f"labels/something-something-v2-{what}.json")
+        return need(root, release, f"labels/{what}.json", f"labels/something-something-v2-{what}.json")
 
     labels_file = find("labels")
-    labels: dict[str, Any] = _json(labels_file, dict)
+    labels: dict[str, Any] = json_of(labels_file, dict)
     ids = {name: str(number) for name, number in labels.items()}
     if sorted(ids.values()) != sorted(map(str, range(len(ids)))):
         raise ReleaseError(
@@ -226,7 +100,7 @@ def _ssv2(root: Path, split: int, classes: Path | None) -> Listing:
     files = {"train": find("train"), "test": find("validation")}
     for part, path in files.items():
         items = []
-        for number, entry in _entries(path, {"id": str, "template": str}):
+        for number, entry in entries(path, {"id": str, "template": str}):
             name = entry["template"].replace("[", "").replace("]", "")
             if name not in ids:
                 raise ReleaseError(
@@ -235,7 +109,7 @@ def _ssv2(root: Path, split: int, classes: Path | None) -> Listing:
                 )
             items.append((f"{folder}/{entry['id']}.webm", name))
         splits[part] = tuple(items)
-    _distinct(splits, files)
+    refuse_shared(splits, files)
     return Listing(classes=tuple(ordered), splits=splits)
 
 
@@ -251,9 +125,9 @@ def _wnids(path: Path) -> dict[str, str]:
     line, which a class name may follow.
     """
     if path.suffix == ".json":
-        return {str(folder): str(name) for folder, name in _json(path, dict).items()}
+        return {str(folder): str(name) for folder, name in json_of(path, dict).items()}
     found: dict[str, str] = {}
-    for line, text in _text(path):
+    for line, text in text_lines(path):
         folder, _, name = text.partition(" ")
         if folder in found:
             raise ReleaseError(f"{path}, line {line}: {folder} is listed before; expected each class once.")
@@ -302,11 +176,11 @@ def _imagenet100(root: Path, split: int, classes: Path | None) -> Listing:
     """
     del split
     release = RELEASES["imagenet100"]
-    _need(root, release, "train.X1", "train")
+    need(root, release, "train.X1", "train")
     kaggle = (root / "train.X1").exists()
     parts = {
         "train": sorted(root.glob("train.X*")) if kaggle else [root / "train"],
-        "test": [_need(root, release, "val.X" if kaggle else "val")],
+        "test": [need(root, release, "val.X" if kaggle else "val")],
     }
     if classes is not None and not classes.is_file():
         raise ReleaseError(
@@ -356,22 +230,22 @@ def _diving48(root: Path, split: int, classes: Path | None) -> Listing:
     """``rgb/NAME.mp4``, ``Diving48_V2_{train,test}.json`` and ``Diving48_vocab.json``."""
     del split, classes
     release = RELEASES["diving48"]
-    _need(root, release, "rgb")
-    vocabulary = _need(root, release, "Diving48_vocab.json")
+    need(root, release, "rgb")
+    vocabulary = need(root, release, "Diving48_vocab.json")
     if (root / "Diving48_train.json").is_file() and not (root / "Diving48_V2_train.json").is_file():
         raise ReleaseError(
             f"{root} holds the first labels of Diving-48 (Diving48_train.json), which its authors corrected; "
             "get Diving48_V2_train.json and Diving48_V2_test.json."
         )
-    words = _json(vocabulary, list)
+    words = json_of(vocabulary, list)
     names = tuple(" ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in words)
     if len(set(names)) != len(names):
         raise ReleaseError(f"{vocabulary} names a class twice; get it again from the release.")
     splits: dict[str, Items] = {}
-    files = {part: _need(root, release, f"Diving48_V2_{part}.json") for part in ("train", "test")}
+    files = {part: need(root, release, f"Diving48_V2_{part}.json") for part in ("train", "test")}
     for part, path in files.items():
         items = []
-        for number, entry in _entries(path, {"vid_name": str, "label": int}):
+        for number, entry in entries(path, {"vid_name": str, "label": int}):
             if not 0 <= entry["label"] < len(names):
                 raise ReleaseError(
                     f"{path}, entry {number}: {entry['vid_name']} has label {entry['label']}; "
@@ -379,7 +253,7 @@ def _diving48(root: Path, split: int, classes: Path | None) -> Listing:
                 )
             items.append((f"rgb/{entry['vid_name']}.mp4", names[entry["label"]]))
         splits[part] = tuple(items)
-    _distinct(splits, files)
+    refuse_shared(splits, files)
     return Listing(classes=names, splits=splits)
 
 

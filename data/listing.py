@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.data._files import Progress, run_jobs, sha256_of
-from equipoise.data.decode import DecodeError, DecodeReport, image_facts, video_facts
+from equipoise.data.decode import DecodeError, image_facts, video_facts
+from equipoise.data.decode_report import DecodeReport
 from equipoise.data.manifest import Manifest, ManifestError
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})

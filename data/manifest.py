@@ -169,25 +169,13 @@ class Manifest:
                 f"{where} names the root folder {root}, which does not exist; was it moved or deleted? Put it back, or "
                 "import or build the data set again."
             )
-        columns: dict[str, Any] = {}
-        for column, kind in _COLUMNS.items():
-            values = table.column(column)
-            if values.null_count:
-                row = values.is_null().to_pylist().index(True)
-                raise ManifestError(f"{where} has no {column} in row {row}; give every row all columns.")
-            try:
-                columns[column] = np.asarray(values.cast(kind).to_pylist(), dtype=_DTYPES[str(kind)])
-            except pa.ArrowException as error:
-                raise ManifestError(
-                    f"{where} has {values.type} in column {column!r}, expected {kind}: {str(error).splitlines()[0]}."
-                ) from error
         found = cls(
             name=meta["name"],
             split=meta["split"],
             root=root,
             classes=tuple(meta["classes"]),
             _where=where,
-            **columns,
+            **_columns_of(table, where),
         )
         other = np.flatnonzero(np.array(found.classes)[found.label] != found.label_name)
         if len(other):
@@ -235,3 +223,20 @@ class Manifest:
     def file(self, row: int) -> Path:
         """Full path of clip number ``row``."""
         return self.root / str(self.path[row])
+
+
+def _columns_of(table: pa.Table, where: str) -> dict[str, Any]:
+    """Columns of a Parquet table as arrays, every value there and of its type."""
+    columns: dict[str, Any] = {}
+    for column, kind in _COLUMNS.items():
+        values = table.column(column)
+        if values.null_count:
+            row = values.is_null().to_pylist().index(True)
+            raise ManifestError(f"{where} has no {column} in row {row}; give every row all columns.")
+        try:
+            columns[column] = np.asarray(values.cast(kind).to_pylist(), dtype=_DTYPES[str(kind)])
+        except pa.ArrowException as error:
+            raise ManifestError(
+                f"{where} has {values.type} in column {column!r}, expected {kind}: {str(error).splitlines()[0]}."
+            ) from error
+    return columns

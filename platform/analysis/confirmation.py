@@ -14,13 +14,12 @@ from typing import Any
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.reading import StudyRecord
+from equipoise.platform.settings.variant import BASELINE
 from equipoise.platform.stats.contrasts import contrast
 from equipoise.platform.stats.pareto import SelectionError
 from equipoise.platform.stats.selection import select
-from equipoise.platform.stats.table import ResultTable
+from equipoise.platform.stats.table import ResultTable, mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, holm
-
-BASELINE = "baseline"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,18 +210,8 @@ def compare_gains(
     gains: list[ConfirmedGain] = []
     together: dict[str, ConfirmedGain] = {}
     for b in benchmarks:
-        differences = holm(
-            [contrast(v, [(1.0, fresh[v, b]), (-1.0, fresh[BASELINE, b])], level=level, draws=draws) for v in there]
-        )
-        mine = [
-            ConfirmedGain(variant=v, benchmark=b, search=old[v][b] - old[BASELINE][b], fresh=difference)
-            for v, difference in zip(there, differences, strict=True)
-        ]
-        parts = [*((1 / len(there), fresh[v, b]) for v in there), (-1.0, fresh[BASELINE, b])]
-        name = f"top {len(there)}" if len(there) > 1 else there[0]
-        mean = contrast(name, parts, level=level, draws=draws)
-        search = math.fsum(gain.search for gain in mine) / len(mine)
-        together[b] = ConfirmedGain(variant=name, benchmark=b, search=search, fresh=mean)
+        searched = {v: old[v][b] - old[BASELINE][b] for v in there}
+        mine, together[b] = _gains_on(b, searched, fresh, level, draws)
         gains += mine
     smallest = {
         v: (
@@ -254,6 +243,22 @@ def compare_gains(
         ),
         notes=_notes(gains, tuple(v for v in variants if v not in there), before, there),
     )
+
+
+def _gains_on(
+    benchmark: str, searched: Mapping[str, float], fresh: Mapping[tuple[str, str], Sample], level: float, draws: int
+) -> tuple[list[ConfirmedGain], ConfirmedGain]:
+    """Gains of every variant on one benchmark, and of all together; ``searched``: gains in the search, in points."""
+    base = (-1.0, fresh[BASELINE, benchmark])
+    differences = holm([contrast(v, [(1.0, fresh[v, benchmark]), base], level=level, draws=draws) for v in searched])
+    mine = [
+        ConfirmedGain(variant=v, benchmark=benchmark, search=gain, fresh=difference)
+        for (v, gain), difference in zip(searched.items(), differences, strict=True)
+    ]
+    name = f"top {len(mine)}" if len(mine) > 1 else mine[0].variant
+    parts = [*((1 / len(mine), fresh[v, benchmark]) for v in searched), base]
+    found = contrast(name, parts, level=level, draws=draws)
+    return mine, ConfirmedGain(variant=name, benchmark=benchmark, search=mean(searched.values()), fresh=found)
 
 
 def _balanced(table: ResultTable, tolerance: float | None) -> str | None:

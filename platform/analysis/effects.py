@@ -14,6 +14,7 @@ from equipoise.platform.settings.plan import Plan
 from equipoise.platform.settings.study import AblationDefinition
 from equipoise.platform.stats.contrasts import block_residual, contrast, shared_seeds
 from equipoise.platform.stats.resampling import Source
+from equipoise.platform.stats.table import mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, holm
 
 MEANINGS: Mapping[ContrastKind, str] = {
@@ -178,31 +179,14 @@ def estimate(
     found: list[Effect] = []
     for benchmark in benchmarks:
         there = {c.label: samples[key] for c in plan.cells if (key := (c.variant_name, benchmark)) in samples}
-        # One block of seeds for all effects of a benchmark: they are then about the same runs.
-        shared = shared_seeds(list(there.values())) if there else ()
-        cells = {label: _only(sample, shared) for label, sample in there.items()}
-        residual = block_residual(list(cells.values())) if shared and _pools(plan, pooled) else None
-        differences = holm(
-            [
-                contrast(
-                    c.name,
-                    [(v, cells[label]) for label, v in c.coefficients.items()],
-                    residual=residual,
-                    level=level,
-                    draws=draws,
-                )
-                for c in plan.contrasts
-                if all(label in cells for label in c.coefficients)
-            ]
-        )
-        found += [_effect(plan, difference) for difference in differences]
+        found += [_effect(plan, difference) for difference in _differences(plan, there, level, draws, pooled)]
     means: dict[str, dict[str, float]] = {}
     seeds: dict[str, tuple[int, ...]] = {}
     for cell in plan.cells:
         for benchmark in benchmarks:
             sample = samples.get((cell.variant_name, benchmark))
             if sample is not None:
-                means.setdefault(cell.label, {})[benchmark] = math.fsum(sample.accuracy.values()) / len(sample.accuracy)
+                means.setdefault(cell.label, {})[benchmark] = mean(sample.accuracy.values())
                 seeds[cell.label] = tuple(sorted({*seeds.get(cell.label, ()), *sample.accuracy}))
     return Effects(
         study=study,
@@ -214,6 +198,27 @@ def estimate(
         level=level,
         pooled=_pools(plan, pooled),
         notes=_notes(plan, benchmarks, found, means, seeds, pooled),
+    )
+
+
+def _differences(plan: Plan, there: Mapping[str, Sample], level: float, draws: int, pooled: bool) -> list[Difference]:
+    """Contrasts of a design on one benchmark, from the samples of its cells by label; Holm over all of them."""
+    # One block of seeds for all effects of a benchmark: they are then about the same runs.
+    shared = shared_seeds(list(there.values())) if there else ()
+    cells = {label: _only(sample, shared) for label, sample in there.items()}
+    residual = block_residual(list(cells.values())) if shared and _pools(plan, pooled) else None
+    return holm(
+        [
+            contrast(
+                c.name,
+                [(v, cells[label]) for label, v in c.coefficients.items()],
+                residual=residual,
+                level=level,
+                draws=draws,
+            )
+            for c in plan.contrasts
+            if all(label in cells for label in c.coefficients)
+        ]
     )
 
 

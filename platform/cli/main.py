@@ -36,7 +36,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from equipoise.data._files import WorkerError
     from equipoise.data._rendering import BuildError
     from equipoise.data.cache import CacheError
-    from equipoise.data.decode import DecodeBudgetError, DecodeError
+    from equipoise.data.decode import DecodeError
+    from equipoise.data.decode_report import DecodeBudgetError
     from equipoise.data.manifest import ManifestError
     from equipoise.data.mixture import MixtureError
 

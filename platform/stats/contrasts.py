@@ -57,27 +57,12 @@ def contrast(
     """
     found = [sample for _, sample in parts]
     _check(name, found)
-    by_item = all(sample.correct is not None for sample in found)
     shared = shared_seeds(found)
     used = [shared or tuple(sorted(sample.accuracy)) for sample in found]
-    rows = [
-        [coefficient / len(seeds) * _points(sample, s, by_item) for s in seeds]
-        for (coefficient, sample), seeds in zip(parts, used, strict=True)
-    ]
     estimate = math.fsum(
         c / len(seeds) * p.accuracy[s] for (c, p), seeds in zip(parts, used, strict=True) for s in seeds
     )
-    fewest = min(map(len, used))
-    if fewest == 1 and not by_item:
-        spread = _binomial(parts, used)
-    else:
-        groups = [np.sum(rows, axis=0)] if shared else [np.stack(row) for row in rows]
-        spread = spread_of(groups, fewest == 1, draws, np.random.default_rng(seed))
-        if shared and residual is not None:
-            seeds_part = residual.variance * math.fsum(c * c for c, _ in parts) / len(shared)
-            spread = _with_seeds(spread, seeds_part, residual.freedom)
-    if spread.variance <= ROUNDING:
-        spread = UNKNOWN  # scores that agree to the last item show no spread; they do not show that there is none
+    spread = _spread(parts, used, len(shared), residual, draws, seed)
     low, high = spread.interval(estimate, level)
     items = {sample.items for sample in found}
     return Difference(
@@ -89,11 +74,38 @@ def contrast(
         high=high,
         level=level,
         p_value=spread.p_value(estimate),
-        seeds=(fewest, max(map(len, used))),
+        seeds=(min(map(len, used)), max(map(len, used))),
         paired_seeds=len(shared),
         items=items.pop() if len(items) == 1 else None,
         source=spread.source,
     )
+
+
+def _spread(
+    parts: Sequence[tuple[float, Sample]],
+    used: Sequence[tuple[int, ...]],
+    shared: int,
+    residual: Residual | None,
+    draws: int,
+    seed: int,
+) -> Spread:
+    """Spread of a combination over seeds and items; ``shared`` seeds are paired, none of them where it is 0."""
+    by_item = all(sample.correct is not None for _, sample in parts)
+    fewest = min(map(len, used))
+    if fewest == 1 and not by_item:
+        spread = _binomial(parts, used)
+    else:
+        rows = [
+            [coefficient / len(seeds) * _points(sample, s, by_item) for s in seeds]
+            for (coefficient, sample), seeds in zip(parts, used, strict=True)
+        ]
+        groups = [np.sum(rows, axis=0)] if shared else [np.stack(row) for row in rows]
+        spread = spread_of(groups, fewest == 1, draws, np.random.default_rng(seed))
+        if shared and residual is not None:
+            seeds_part = residual.variance * math.fsum(c * c for c, _ in parts) / shared
+            spread = _with_seeds(spread, seeds_part, residual.freedom)
+    # Scores that agree to the last item show no spread; they do not show that there is none.
+    return UNKNOWN if spread.variance <= ROUNDING else spread
 
 
 def block_residual(found: Sequence[Sample]) -> Residual | None:

@@ -13,11 +13,10 @@ from torch import Tensor
 from equipoise.models.encoder import VideoEncoder
 from equipoise.models.probes import ridge_accuracy
 from equipoise.platform.seeds import generator
-from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial.caches import open_cache
-from equipoise.platform.trial.features import extract
+from equipoise.platform.trial.features import extract, view
 
 COMMON_SEED = 0  # of the items: the same for every trial, so that trials differ by their encoders
 
@@ -54,17 +53,7 @@ def rung_features(
     setting = settings.regime.benchmarks[benchmark]
     cache = open_cache(settings, paths, setting.train)
     rows = items_of(len(cache), items)
-    model = settings.preset.model
-    features = extract(
-        encoder,
-        cache,
-        frames=model.frames,
-        size=model.size,
-        pooled=setting.pooling == "linear",
-        device=device,
-        repeat_stills=resolve(settings).images == "repeat",
-        rows=rows,
-    )
+    features = extract(encoder, cache, **view(settings), pooled=setting.pooling == "linear", device=device, rows=rows)
     return features, torch.from_numpy(np.array(cache.labels)[rows]).to(device), len(cache.classes)
 
 

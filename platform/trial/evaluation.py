@@ -21,7 +21,7 @@ from equipoise.platform.settings.preset import ProbeSetting
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place
 from equipoise.platform.trial.caches import open_cache
-from equipoise.platform.trial.features import split_features
+from equipoise.platform.trial.features import Split, split_features
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,9 @@ def probe(
 
     def fitted(rates: list[float], decays: list[float], items: Tensor) -> LinearBank | AttentiveBank:
         draw = generator(seed, "probe.weights")
-        bank: LinearBank | AttentiveBank
-        if setting.pooling == "linear":
-            bank = LinearBank(len(rates), train.shape[-1], classes, draw)
-        else:
-            bank = AttentiveBank(len(rates), train.shape[-1], classes, setting.heads, draw)
+        many = (len(rates), train.shape[-1], classes)
+        linear = setting.pooling == "linear"
+        bank = LinearBank(*many, draw) if linear else AttentiveBank(*many, setting.heads, draw)
         bank.to(train.device)
         fit_bank(
             bank,
@@ -168,10 +166,7 @@ def score(
         features = {
             split: features_of(
                 encoder,
-                settings,
-                paths,
-                getattr(benchmark, split),
-                setting.pooling == "linear",
+                Split(settings, paths, getattr(benchmark, split), setting.pooling == "linear"),
                 device,
                 progress=None if progress is None else _named(progress, f"{name} {split}"),
             )

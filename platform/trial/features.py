@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,12 +96,32 @@ def _read_ahead(
             yield start, found
 
 
+@dataclass(frozen=True)
+class Split:
+    """A split of a benchmark as a trial's encoder sees it.
+
+    Attributes:
+        settings: the trial.
+        paths: where to read.
+        manifest: the split's, relative to the data folder.
+        pooled: mean over tokens.
+    """
+
+    settings: TrialSettings
+    paths: Paths
+    manifest: str
+    pooled: bool
+
+
+def view(settings: TrialSettings) -> dict[str, Any]:
+    """Arguments of :func:`extract` by which a frozen encoder sees clips as its training did."""
+    model = settings.preset.model
+    return {"frames": model.frames, "size": model.size, "repeat_stills": resolve(settings).images == "repeat"}
+
+
 def split_features(
     encoder: VideoEncoder,
-    settings: TrialSettings,
-    paths: Paths,
-    manifest: str,
-    pooled: bool,
+    split: Split,
     device: torch.device,
     part: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
@@ -108,10 +130,7 @@ def split_features(
 
     Args:
         encoder: frozen, in evaluation mode.
-        settings: the trial.
-        paths: where to read.
-        manifest: the split's, relative to the data folder.
-        pooled: mean over tokens.
+        split: which, and how it is seen.
         device: where to compute.
         part: which part, and of how many; a part may be empty.
         progress: called with clips done and clips in all.
@@ -119,21 +138,18 @@ def split_features(
     Returns:
         float32 ``[n, W]`` if pooled, else ``[n, K, W]``; ``[0]`` for an empty part.
     """
-    cache = open_cache(settings, paths, manifest)
+    cache = open_cache(split.settings, split.paths, split.manifest)
     batches = math.ceil(len(cache) / EXTRACT_BATCH)
     # Whole batches, so that the same clips go through the encoder together however many parts there are.
     low, high = (min(EXTRACT_BATCH * (batches * k // part[1]), len(cache)) for k in (part[0], part[0] + 1))
-    model = settings.preset.model
     if low == high:
         return torch.zeros(0, device=device)
     return extract(
         encoder,
         cache,
-        frames=model.frames,
-        size=model.size,
-        pooled=pooled,
+        **view(split.settings),
+        pooled=split.pooled,
         device=device,
-        repeat_stills=resolve(settings).images == "repeat",
         rows=range(low, high),
         batch=EXTRACT_BATCH,
         progress=progress,

@@ -25,7 +25,7 @@ from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.device import compute_threads, default_device
 from equipoise.platform.trial.encoders import frozen_encoder, untrained_encoder
 from equipoise.platform.trial.evaluation import score
-from equipoise.platform.trial.features import split_features
+from equipoise.platform.trial.features import Split, split_features
 from equipoise.platform.trial.messages import Done, Failed, Progress, RungScores, StoppedError, Trained, TrialTask
 from equipoise.platform.trial.ray_train import looks, pretrain_on_train
 from equipoise.platform.trial.reporter import LocalReporter
@@ -200,30 +200,22 @@ class _Spread:
     def features(
         self,
         encoder: VideoEncoder,
-        settings: TrialSettings,
-        paths: Paths,
-        manifest: str,
-        pooled: bool,
+        split: Split,
         device: torch.device,
         progress: Any = None,
     ) -> torch.Tensor:
         """As :func:`equipoise.platform.trial.features.split_features`; the first part is computed here."""
         mine = (0, self.parts)
         if self.parts == 1:
-            return split_features(encoder, settings, paths, manifest, pooled, device, mine, progress)
+            return split_features(encoder, split, device, mine, progress)
         shared = ray.put(encoder.cpu())
-        others = [
-            self.task.remote(shared, settings, paths, manifest, pooled, (part, self.parts))
-            for part in range(1, self.parts)
-        ]
-        found = split_features(encoder, settings, paths, manifest, pooled, device, mine, progress)
+        others = [self.task.remote(shared, split, (part, self.parts)) for part in range(1, self.parts)]
+        found = split_features(encoder, split, device, mine, progress)
         parts = [found, *(torch.from_numpy(part).to(device) for part in ray.get(others))]
         return torch.cat([part for part in parts if len(part)])
 
 
-def _part(
-    encoder: VideoEncoder, settings: TrialSettings, paths: Paths, manifest: str, pooled: bool, part: tuple[int, int]
-) -> Any:
+def _part(encoder: VideoEncoder, split: Split, part: tuple[int, int]) -> Any:
     """One part's features as an array, computed with one worker's resources."""
-    with compute_threads(int(settings.resources.cpus_per_worker)):
-        return split_features(encoder, settings, paths, manifest, pooled, default_device(), part).cpu().numpy()
+    with compute_threads(int(split.settings.resources.cpus_per_worker)):
+        return split_features(encoder, split, default_device(), part).cpu().numpy()

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from equipoise.data import _building as building
 from equipoise.data import cache as module
 from equipoise.data.cache import CacheError, ClipCache
-from equipoise.data.decode import DecodeBudgetError, decode
+from equipoise.data.decode import decode
+from equipoise.data.decode_report import DecodeBudgetError
 from equipoise.data.manifest import Manifest
 from equipoise.data.miniature import encode_video
 
@@ -69,7 +71,7 @@ def test_nothing_is_decoded_twice(tiny: Sets, tmp_path: Path, monkeypatch: pytes
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(module, "decode", forbidden)
+    monkeypatch.setattr(building, "decode", forbidden)
     assert len(ClipCache.open(manifest, tmp_path, size=32, workers=0)) == len(manifest)
     with pytest.raises(AssertionError, match="decoded again"):  # other settings, another cache
         ClipCache.open(manifest, tmp_path, size=16, workers=0)
@@ -81,7 +83,7 @@ def test_a_single_worker_is_another_process(tiny: Sets, tmp_path: Path, monkeypa
     def forbidden(*_: object) -> None:
         raise AssertionError("decoded in this process")
 
-    monkeypatch.setattr(module, "_load", forbidden)
+    monkeypatch.setattr(building, "_load", forbidden)
     manifest = tiny["mini_ucf"]["test"]
     assert len(ClipCache.open(manifest, tmp_path, size=32, workers=1)) == len(manifest)
     with pytest.raises(AssertionError, match="decoded in this process"):
@@ -110,7 +112,7 @@ def test_a_script_needs_no_guard(tiny_root: Path, tmp_path: Path) -> None:
 
 
 def test_worker_count_does_not_change_the_files(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SHARD_BYTES", 100_000)  # about four clips each
+    monkeypatch.setattr(building, "_SHARD_BYTES", 100_000)  # about four clips each
     one = ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "one", size=32, workers=0)
     two = ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "two", size=32, workers=2)
     shards = sorted(path.name for path in one.folder.glob("*.arrow"))
@@ -233,7 +235,7 @@ def test_a_disk_too_small_for_all_caches_of_a_study(
 def test_the_size_estimate_holds(tiny: Sets, tiny_caches: dict[str, ClipCache]) -> None:
     for name, cache in tiny_caches.items():
         stored = sum(path.stat().st_size for path in cache.folder.glob("*.arrow"))
-        _, estimated = module._plan(tiny[name]["train"], 32, None)
+        _, estimated = building._plan(tiny[name]["train"], 32, None)
         assert stored * 0.95 < estimated < stored * 1.1
 
 
@@ -248,7 +250,7 @@ def test_unwritable_folder(tiny: Sets, tmp_path: Path, monkeypatch: pytest.Monke
     def refused(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "x")
 
-    monkeypatch.setattr(module, "_build", refused)  # root may write anywhere: a refusal has to be made up
+    monkeypatch.setattr(module, "build", refused)  # root may write anywhere: a refusal has to be made up
     with pytest.raises(CacheError, match=r"cannot be written \(Permission denied\); name another"):
         ClipCache.open(tiny["mini_ucf"]["test"], tmp_path / "cache", size=32)
 

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 
+from equipoise.data import _building as building
 from equipoise.data import cache as module
 from equipoise.data._storage import from_jpeg
 from equipoise.data.cache import CacheError, ClipCache
-from equipoise.data.decode import DecodeBudgetError
+from equipoise.data.decode_report import DecodeBudgetError
 from equipoise.data.loader import ClipStream
 from equipoise.data.manifest import Manifest
 from equipoise.data.mixture import Mixture, Source
@@ -103,7 +104,7 @@ def test_the_size_of_jpeg_images_is_estimated(
     cache = jpegs["mini_ucf"]
     stored = sum(path.stat().st_size for path in cache.folder.glob("*.arrow"))
     asked: list[int] = []
-    monkeypatch.setattr(module, "_check_space", lambda folder, needed, name: asked.append(needed))
+    monkeypatch.setattr(building, "_check_space", lambda folder, needed, name: asked.append(needed))
     ClipCache.open(tiny["mini_ucf"]["train"], tmp_path, size=32, storage="jpeg", workers=0)
     assert 0.9 * stored < asked[0] < 1.6 * stored
 
@@ -194,7 +195,7 @@ def test_who_waits_for_a_builder_goes_on_when_it_is_killed(tiny_root: Path, tmp_
 
 
 def test_damage_is_mended_and_only_there(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SHARD_BYTES", 100_000)
+    monkeypatch.setattr(building, "_SHARD_BYTES", 100_000)
     manifest = tiny["mini_ucf"]["train"]
     cache = ClipCache.open(manifest, tmp_path, size=32, workers=0)
     before = [cache.clip(i).copy() for i in range(len(cache))]
@@ -214,7 +215,7 @@ def test_damage_is_mended_and_only_there(tiny: Sets, tmp_path: Path, monkeypatch
 
 
 def test_a_store_that_comes_back_is_read_again(tiny: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SHARD_BYTES", 100_000)
+    monkeypatch.setattr(building, "_SHARD_BYTES", 100_000)
     original = tiny["mini_ucf"]["train"]
     manifest = replace(original, root=tmp_path / "mount")
     with pytest.raises(DecodeBudgetError, match=r"24 of 24 files .* \(no such file\)"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from equipoise.data.check import check_manifest
-from equipoise.data.decode import DecodeBudgetError, DecodeReport
+from equipoise.data.decode_report import DecodeBudgetError, DecodeReport
 from equipoise.data.manifest import Manifest
 from equipoise.data.miniature import encode_video
 

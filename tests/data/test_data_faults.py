@@ -20,7 +20,8 @@ from PIL import Image
 
 from equipoise.data.cache import ClipCache
 from equipoise.data.check import check_manifest
-from equipoise.data.decode import DecodeBudgetError, DecodeError, decode
+from equipoise.data.decode import DecodeError, decode
+from equipoise.data.decode_report import DecodeBudgetError
 from equipoise.data.listing import manifest_of_list
 from equipoise.data.manifest import Manifest
 from equipoise.platform.settings.trial import Regime, TrialSettings

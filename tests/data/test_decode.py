@@ -13,14 +13,8 @@ from PIL import Image
 
 from equipoise.data import decode as module
 from equipoise.data._scenes import SCENES
-from equipoise.data.decode import (
-    DecodeBudgetError,
-    DecodeError,
-    DecodeReport,
-    decode,
-    decoder_name,
-    uniform_indices,
-)
+from equipoise.data.decode import DecodeError, decode, decoder_name, uniform_indices
+from equipoise.data.decode_report import DecodeBudgetError, DecodeReport
 from equipoise.data.miniature import encode_video
 
 Encode = Callable[..., bytes]

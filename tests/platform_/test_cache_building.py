@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from equipoise.data import cache as caches
+from equipoise.data import _building as building
 from equipoise.data._files import WorkerError
 from equipoise.data.cache import CacheError, ClipCache
 from equipoise.data.manifest import Manifest
@@ -45,7 +45,7 @@ def manifest(tiny_data: Path) -> Manifest:
 
 @pytest.fixture(autouse=True)
 def one_clip_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(building, "_SHARD_BYTES", 1)
 
 
 def test_without_a_cluster_nothing_is_spread() -> None:
@@ -80,8 +80,8 @@ def test_a_cluster_builds_the_same_files_although_a_node_goes(
 
 def test_what_goes_wrong_on_a_node_is_said_here(manifest: Manifest, tmp_path: Path) -> None:
     def task(folder: Path) -> dict[str, list[Any]]:
-        clips = tuple(caches._plan(manifest, 32, None)[0][0])
-        job = pickle.dumps((caches._write_shard, caches._Shard(clips, str(folder / "a.arrow"), 32, None, "raw")))
+        clips = tuple(building._plan(manifest, 32, None)[0][0])
+        job = pickle.dumps((building._write_shard, building._Shard(clips, str(folder / "a.arrow"), 32, None, "raw")))
         return cache_building._build_part({"number": np.array([3]), "job": np.array([job], dtype=object)})
 
     unseen = task(tmp_path / "nowhere")

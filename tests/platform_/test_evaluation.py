@@ -169,10 +169,9 @@ def test_parts_of_the_features_join_to_the_whole(
     manifest = settings.regime.benchmarks["mini_dive"].train
 
     for pooled in (True, False):
-        whole = features.split_features(encoder, settings, paths, manifest, pooled, CPU)
+        split = features.Split(settings, paths, manifest, pooled)
+        whole = features.split_features(encoder, split, CPU)
         assert len(whole) == 48
-        found = [
-            features.split_features(encoder, settings, paths, manifest, pooled, CPU, (k, parts)) for k in range(parts)
-        ]
+        found = [features.split_features(encoder, split, CPU, (k, parts)) for k in range(parts)]
         assert max(len(f) for f in found) < len(whole)
         assert torch.equal(torch.cat([f for f in found if len(f)]), whole)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from equipoise.data.cache import CacheError, ClipCache
-from equipoise.data.decode import DecodeBudgetError
+from equipoise.data.decode_report import DecodeBudgetError
 from equipoise.data.manifest import ManifestError
 from equipoise.data.transforms import center_square, sample_frames
 from equipoise.models.diagnostics import principal_colours
@@ -27,12 +27,11 @@ from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord, has_artifact
 from equipoise.platform.record.registry import MODEL_FOLDER
 from equipoise.platform.record.tracking import Tracker
-from equipoise.platform.settings.mix import resolve
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.caches import open_cache
 from equipoise.platform.trial.checkpoint import Checkpoint
 from equipoise.platform.trial.encoders import frozen_encoder
-from equipoise.platform.trial.features import extract
+from equipoise.platform.trial.features import extract, view
 
 CLIPS = 4
 Pixels = NDArray[np.uint8]
@@ -121,8 +120,7 @@ def _pictures(home: Home, found: Sequence[Checkpoint]) -> list[Picture]:
     colours: list[Tensor] = []
     for one in found:
         encoder = frozen_encoder(one)
-        repeat = resolve(one.settings).images == "repeat"
-        tokens = [_middle_tokens(encoder, cache, index, one, repeat) for _, cache, index in clips]
+        tokens = [_middle_tokens(encoder, cache, index, one) for _, cache, index in clips]
         colours.append(principal_colours(torch.stack(tokens)))
     pictures = []
     size, frames = settings.preset.model.size, settings.preset.model.frames
@@ -152,19 +150,10 @@ def _clips(home: Home, one: Checkpoint) -> list[tuple[str, ClipCache, int]]:
     return chosen
 
 
-def _middle_tokens(encoder: VideoEncoder, cache: ClipCache, index: int, one: Checkpoint, repeat: bool) -> Tensor:
+def _middle_tokens(encoder: VideoEncoder, cache: ClipCache, index: int, one: Checkpoint) -> Tensor:
     """``[K, W]`` tokens of a clip's middle time slot."""
-    model = one.settings.preset.model
-    features = extract(
-        encoder,
-        cache,
-        frames=model.frames,
-        size=model.size,
-        pooled=False,
-        device=torch.device("cpu"),
-        repeat_stills=repeat,
-        rows=range(index, index + 1),
-    )[0]
+    chosen = range(index, index + 1)
+    features = extract(encoder, cache, **view(one.settings), pooled=False, device=torch.device("cpu"), rows=chosen)[0]
     slots = features.reshape(-1, encoder.grid.height * encoder.grid.width, features.shape[-1])
     return slots[len(slots) // 2]
 
