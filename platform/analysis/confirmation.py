@@ -199,13 +199,7 @@ def compare_gains(
         StudyError: the baseline, or every variant, lacks a score.
     """
     benchmarks = after.benchmarks
-    there = tuple(v for v in variants if all((v, b) in fresh for b in benchmarks))
-    if not there or any((BASELINE, b) not in fresh for b in benchmarks):
-        lacking = "any confirmed variant" if (BASELINE, benchmarks[0]) in fresh else "the baseline"
-        raise StudyError(
-            f"confirmation {study!r} has no score of {lacking} on every benchmark yet: go on with --resume, or see why "
-            "its trials failed"
-        )
+    there = _scored(study, variants, benchmarks, fresh)
     old = before.means()
     gains: list[ConfirmedGain] = []
     together: dict[str, ConfirmedGain] = {}
@@ -213,13 +207,8 @@ def compare_gains(
         searched = {v: old[v][b] - old[BASELINE][b] for v in there}
         mine, together[b] = _gains_on(b, searched, fresh, level, draws)
         gains += mine
-    smallest = {
-        v: (
-            min(gain.search for gain in gains if gain.variant == v),
-            min(gain.fresh.estimate for gain in gains if gain.variant == v),
-        )
-        for v in there
-    }
+    of = {v: [gain for gain in gains if gain.variant == v] for v in there}
+    smallest = {v: (min(g.search for g in mine), min(g.fresh.estimate for g in mine)) for v, mine in of.items()}
     new = after.means()
     balanced_before, balanced = _balanced(before, tolerance), _balanced(after, tolerance)
     return Confirmation(
@@ -243,6 +232,24 @@ def compare_gains(
         ),
         notes=_notes(gains, tuple(v for v in variants if v not in there), before, there),
     )
+
+
+def _scored(
+    study: str, variants: Sequence[str], benchmarks: Sequence[str], fresh: Mapping[tuple[str, str], Sample]
+) -> tuple[str, ...]:
+    """Variants with a score on every benchmark.
+
+    Raises:
+        StudyError: there is none, or the baseline has none.
+    """
+    there = tuple(v for v in variants if all((v, b) in fresh for b in benchmarks))
+    if not there or any((BASELINE, b) not in fresh for b in benchmarks):
+        lacking = "any confirmed variant" if (BASELINE, benchmarks[0]) in fresh else "the baseline"
+        raise StudyError(
+            f"confirmation {study!r} has no score of {lacking} on every benchmark yet: go on with --resume, or see why "
+            "its trials failed"
+        )
+    return there
 
 
 def _gains_on(

@@ -201,7 +201,9 @@ def estimate(
     )
 
 
-def _differences(plan: Plan, there: Mapping[str, Sample], level: float, draws: int, pooled: bool) -> list[Difference]:
+def _differences(
+    plan: Plan, there: Mapping[str, Sample], level: float, draws: int, pooled: bool
+) -> tuple[Difference, ...]:
     """Contrasts of a design on one benchmark, from the samples of its cells by label; Holm over all of them."""
     # One block of seeds for all effects of a benchmark: they are then about the same runs.
     shared = shared_seeds(list(there.values())) if there else ()

@@ -264,12 +264,12 @@ def test_settings_out_of_range(tiny: Sets, tmp_path: Path, setting: dict[str, in
 BUILDER = """
 import multiprocessing, sys, time
 from pathlib import Path
-from equipoise.data import cache
+from equipoise.data import _building, cache
 from equipoise.data.manifest import Manifest
 
 manifest, root, log, workers, pause = sys.argv[1:]
-cache._SHARD_BYTES = 1  # one clip each
-build = cache._build
+_building._SHARD_BYTES = 1  # one clip each
+build = cache.build
 
 def logged(*args):
     with open(log, "a") as handle:
@@ -282,7 +282,7 @@ def progress(stage, done, total):
     time.sleep(float(pause))
 
 if __name__ == "__main__":
-    cache._build = logged
+    cache.build = logged
     opened = cache.ClipCache.open(Manifest.read(manifest), root, size=32, workers=int(workers), progress=progress)
     print("opened", len(opened), int(opened.clip(0).sum()), flush=True)
 """

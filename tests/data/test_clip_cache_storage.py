@@ -130,12 +130,12 @@ def test_a_full_disk_is_told_what_older_caches_hold(
 
 COUNTER = """
 import os, sys, time
-from equipoise.data import cache
+from equipoise.data import _building, cache
 from equipoise.data.manifest import Manifest
 
 manifest, root, stop = sys.argv[1:]
-cache._SHARD_BYTES = 1  # one clip each
-real = cache._load
+_building._SHARD_BYTES = 1  # one clip each
+real = _building._load
 def load(clip, size, frames):
     with open(root + "/decoded", "a") as log:
         log.write(f"{clip.row}\\n")
@@ -146,7 +146,7 @@ def load(clip, size, frames):
     return real(clip, size, frames)
 
 if __name__ == "__main__":
-    cache._load = load
+    _building._load = load
     found = cache.ClipCache.open(Manifest.read(manifest), root, size=32, workers=0)
     print(len(found), len(found.report.failures))
 """
