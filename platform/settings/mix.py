@@ -60,8 +60,8 @@ class Mix:
 def resolve(settings: TrialSettings) -> Mix:
     """Decide everything a variant leaves open, under the reading asked for.
 
-    ``as_published`` reproduces the published code where it differs from its description (design, section 4, points 1,
-    2, 3, 5, 6, 7, 8 and 9); ``as_described`` follows the definitions, so that every gradient arrives.
+    ``as_published`` reproduces the published code where it differs from its description (design, section 5, points 1,
+    2, 3, 5, 6, 7, 8, 9 and 13); ``as_described`` follows the definitions, so that every gradient arrives.
 
     Raises:
         SettingsError: if a parameter is out of its range.

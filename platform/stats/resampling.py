@@ -1,4 +1,4 @@
-"""Standard error of a mean over seeds and test items, and what it is read against (design: statistics and selection).
+"""Standard error of a mean over seeds and test items, and what it is read against (design, section 7).
 
 Seeds and items are crossed: every seed of every variant is scored on the same items. A difference of two variants is
 taken, seed by seed and item by item, as

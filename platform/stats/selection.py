@@ -1,4 +1,4 @@
-"""The front, the hypervolume and the balanced variant of a result table (design: statistics and selection).
+"""The front, the hypervolume and the balanced variant of a result table (design, section 8).
 
 Everything here is a pure function of a :class:`~equipoise.platform.stats.table.ResultTable`; more accuracy is better on
 every benchmark.

@@ -1,4 +1,4 @@
-"""How large a difference is, and whether it is more than chance (design: statistics and selection).
+"""How large a difference is, and whether it is more than chance (design, section 7).
 
 A difference is between two variants' mean accuracies on one benchmark, expected over new seeds *and* new test items.
 How the standard error comes about, and why no percentiles are used, is told in
