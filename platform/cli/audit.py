@@ -43,11 +43,11 @@ def audit(target: str, chosen: str | None, places: Places, out: Path | None, as_
     if out is not None:
         check_suffix(out)
     settings = audit_settings(target, chosen, **options)
-    place, told = places.open(), set[str]()
+    place, announced = places.open(), set[str]()
 
     def progress(what: str, done: int, total: int) -> None:
-        if what not in told:
-            told.add(what)
+        if what not in announced:
+            announced.add(what)
             click.echo(f"Building the clip cache of {what} ({total} items)", err=True)
 
     prepare_caches(settings, place, probe=False, progress=progress)

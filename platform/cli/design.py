@@ -20,7 +20,7 @@ KINDS = ("add_one_in", "leave_one_out", "factorial", "dose_response")
 KEYS = {"factors": "factor", "fraction": "fraction", "cells": "cells", "objective": "objective", "weights": "dose"}
 DEFAULTS = {"regime": "miniature", "preset": "nano", "seeds": [0, 1, 2]}  # of a design without a YAML file
 # What a resumed study without a YAML file needs to be told again, besides its design.
-TOLD_AGAIN = {"preset": "preset", "regime": "regime", "reading": "reading", "seeds": "seed", "set": "set"}
+ASKED_AGAIN = {"preset": "preset", "regime": "regime", "reading": "reading", "seeds": "seed", "set": "set"}
 LONGEST_NAME = 64
 
 
@@ -92,9 +92,9 @@ def ablation_of(
     if definition is not None or kind is None:
         assert definition is not None
         return load_ablation(definition, changes), again
-    told = {key: value for key, value in changes.items() if value not in (None, ())}
-    again += _words({option: told[key] for key, option in TOLD_AGAIN.items() if key in told})
-    content = {**DEFAULTS, "name": _name(kind, given), **told}
+    changed = {key: value for key, value in changes.items() if value not in (None, ())}
+    again += _words({option: changed[key] for key, option in ASKED_AGAIN.items() if key in changed})
+    content = {**DEFAULTS, "name": _name(kind, given), **changed}
     return parse(AblationDefinition, content, f"ablate --design {kind}"), again
 
 

@@ -118,14 +118,14 @@ def _factorial(design: Design, mixes: Mapping[str, Variant], custom: Mapping[str
         )
     fraction = _fraction(design, names)
     cells = {on: _cell(mixes, tuple(names[i] for i in order(on)), custom, design.cells) for on in fraction.cells}
-    contrasts, told = [], set[int]()
+    contrasts, named = [], set[int]()
     singles = [1 << i for i in range(len(names))]
     pairs = [a | b for a, b in itertools.combinations(singles, 2)]
     for effect in [*singles, *pairs]:
-        if effect in told:
+        if effect in named:
             continue  # named among the aliases of an effect before it
         aliases = fraction.aliases(effect)
-        told |= {effect, *aliases}
+        named |= {effect, *aliases}
         contrasts.append(
             Contrast(
                 name=_product(names, effect),

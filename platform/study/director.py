@@ -36,12 +36,12 @@ class Director:
         display: what the person sees.
 
     Attributes:
-        books: of everything that happens.
+        bookkeeper: of everything that happens.
     """
 
     def __init__(self, plan: StudyPlan, ledger: Ledger, tracker: Tracker, display: StudyDisplay) -> None:
         self.plan, self.ledger, self.display = plan, ledger, display
-        self.books = Bookkeeper(plan, ledger, tracker, display)
+        self.bookkeeper = Bookkeeper(plan, ledger, tracker, display)
         self._slots = 0
         self._looked = self._explained = -math.inf
         self._idle: dict[str, float] = {}
@@ -67,14 +67,14 @@ class Director:
 
     def _unasked(self) -> int:
         """Trials of the search that have no identity yet; none where the budget does not hold one more."""
-        return self._left() if self.books.meter.holds_another(self._budget) else 0
+        return self._left() if self.bookkeeper.meter.holds_another(self._budget) else 0
 
     def _left(self) -> int:
         return max(0, self._searched - sum(r.role in SEARCHED for r in self.ledger.rows()))
 
     def budget_note(self) -> str | None:
         """What the budget left undone, in a sentence; None where it left nothing."""
-        budget, meter = self._budget, self.books.meter
+        budget, meter = self._budget, self.bookkeeper.meter
         if budget is None or meter.holds_another(budget) or not self._left():
             return None
         spent, _, another = meter.outlook(budget.unit)
@@ -100,7 +100,7 @@ class Director:
         # What is under way may cost less than expected, so nothing is given up before it has ended; and it tells what
         # a trial costs, before a wave of them starts that no budget holds.
         waits = under_way and not self.ledger.rows("interrupted", "proposed") and self._left()
-        return bool(waits) and not self.books.meter.holds_another(self._budget, surely=True)
+        return bool(waits) and not self.bookkeeper.meter.holds_another(self._budget, surely=True)
 
     def explain(self) -> None:
         """Say what trials wait for that do not start; called all the time."""
@@ -120,12 +120,12 @@ class Director:
 
     def suggest(self, ray_id: str) -> TrialTask | None:
         """The next trial, or None where the study has no more."""
-        row = None if self.books.halted else self._next()
+        row = None if self.bookkeeper.halted else self._next()
         if row is None:
             return None
         assert row.settings is not None
         settings = TrialSettings.model_validate_json(row.settings)
-        self.books.handed_out(row, settings, ray_id)
+        self.bookkeeper.handed_out(row, settings, ray_id)
         return TrialTask(
             number=row.number,
             settings=settings,
@@ -151,10 +151,10 @@ class Director:
             return None
         earned = None if search.seeds is None else next_repeat(self.ledger.rows(), self.plan.benchmarks, search.seeds)
         if earned is not None:
-            return self.books.repeated(*earned)
+            return self.bookkeeper.repeated(*earned)
         # The identity first: from it, resuming finds what a driver that dies in the next lines had asked for.
         row = self.ledger.open_trial("?", "search")
-        return self.books.proposed(row, search.proposer.ask(row.number))
+        return self.bookkeeper.proposed(row, search.proposer.ask(row.number))
 
     def decide(self, number: int, step: int, scores: Mapping[str, float]) -> bool:
         """Whether a trial goes on from a rung; booked, with its scores, before anything else hears of it.
@@ -188,6 +188,6 @@ class Director:
         try:
             yield
         except (EquipoiseError, OSError) as error:
-            if self.books.halted is None:
-                self.books.halted = str(error)
+            if self.bookkeeper.halted is None:
+                self.bookkeeper.halted = str(error)
                 os.kill(os.getpid(), signal.SIGINT)

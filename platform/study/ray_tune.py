@@ -91,28 +91,28 @@ class _Callback(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self.pass_on.director.halting():
-            self.pass_on.director.books.started(trial.config["number"])
+            self.pass_on.director.bookkeeper.started(trial.config["number"])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self.pass_on.director.halting():
-            self.pass_on.director.books.died(trial.config["number"])
+            self.pass_on.director.bookkeeper.died(trial.config["number"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
         report = parse_report(result)
         if report is not None:
             with self.pass_on.director.halting():
-                self.pass_on.director.books.reported(trial.config["number"], report)
+                self.pass_on.director.bookkeeper.reported(trial.config["number"], report)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with self.pass_on.director.halting():
-            self.pass_on.director.books.ended(trial.config["number"], None)
+            self.pass_on.director.bookkeeper.ended(trial.config["number"], None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_error()
         # An error that Tune has stored comes back as the text of its trace, which ends with what happened.
         what = type(error).__name__ if isinstance(error, BaseException) else str(error).strip().splitlines()[-1]
         with self.pass_on.director.halting():
-            self.pass_on.director.books.ended(trial.config["number"], f"the trial's process died: {what}")
+            self.pass_on.director.bookkeeper.ended(trial.config["number"], f"the trial's process died: {what}")
 
 
 def run(director: Director, retries: int) -> bool:
@@ -158,7 +158,7 @@ def run(director: Director, retries: int) -> bool:
         with _termination_as_interrupt():
             tuner.fit()
     finally:
-        director.books.interrupt()
+        director.bookkeeper.interrupt()
     return director.remaining() == 0
 
 

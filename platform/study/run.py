@@ -176,11 +176,11 @@ def _open(asked: Asked, home: Home, book: Ledger, tracker: Tracker, given: Mappi
 
 def _direct(director: Director, asked: Asked, address: str | None) -> bool:
     """Run every trial; returns False after an interrupt."""
-    display, tracker, parent = director.display, director.books.tracker, director.plan.parent
+    display, tracker, parent = director.display, director.bookkeeper.tracker, director.plan.parent
     display.planned = director.planned()
     with display:
         tracker.on_wait(display.waiting)
-        director.books.reconcile()
+        director.bookkeeper.reconcile()
         tracker.running(parent)
         complete = False
         try:
@@ -194,9 +194,9 @@ def _direct(director: Director, asked: Asked, address: str | None) -> bool:
 def _close(director: Director, asked: Asked, home: Home, book: Ledger, complete: bool) -> Outcome:
     """What the study came to."""
     name = asked.definition.name
-    if director.books.halted is not None:
+    if director.bookkeeper.halted is not None:
         raise StudyError(
-            f"study {name!r} stopped: {director.books.halted}; its {len(book.rows('finished'))} finished "
+            f"study {name!r} stopped: {director.bookkeeper.halted}; its {len(book.rows('finished'))} finished "
             "trials are kept: mend that, then go on with --resume"
         )
     return Outcome(

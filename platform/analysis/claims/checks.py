@@ -75,38 +75,38 @@ def adjust(prepared: Sequence[Prepared]) -> list[Prepared]:
     return [replace(p, comparisons=tuple(corrected.get(id(c), c) for c in p.comparisons)) for p in prepared]
 
 
-def prepare(check: Check, scene: ComparisonSet, arm: Arm) -> Prepared:
+def prepare(check: Check, basis: ComparisonSet, arm: Arm) -> Prepared:
     """What a check rests on, against one baseline."""
     content = check.content
     match content:
         case GainCheck():
-            return _gain(content, scene, arm)
+            return _gain(content, basis, arm)
         case LargestCheck():
-            return _largest(content, scene)
+            return _largest(content, basis)
         case CountCheck():
-            return _count(content, scene, arm)
+            return _count(content, basis, arm)
         case BalancedCheck():
-            return _balanced(content, scene, arm)
+            return _balanced(content, basis, arm)
         case AssociationCheck():
-            return _association(content, scene, arm)
+            return _association(content, basis, arm)
         case EmbeddingCheck():
-            return _embedding(content, scene)
+            return _embedding(content, basis)
 
 
-def _gain(check: GainCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
+def _gain(check: GainCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
     up = check.direction != "down"
     bound = 0.0 if check.within is None else -check.within
-    transfers = check.within is None or scene.comparable(check.benchmark)
+    transfers = check.within is None or basis.comparable(check.benchmark)
     found, missing = _against_baseline(
-        check.variants, check.benchmark, scene, arm, up=up, bound=bound, judged=transfers
+        check.variants, check.benchmark, basis, arm, up=up, bound=bound, judged=transfers
     )
     if not transfers:
-        missing.append(f"a margin for {scene.here(check.benchmark)}: {check.within:g} points are of {check.benchmark}")
+        missing.append(f"a margin for {basis.here(check.benchmark)}: {check.within:g} points are of {check.benchmark}")
 
     def decide(comparisons: Sequence[Comparison]) -> tuple[ClaimVerdict, dict[str, Any]]:
         estimates = {c.difference.variant: c.difference.estimate for c in comparisons}
         outside = None
-        if check.claimed is not None and scene.comparable(check.benchmark) and estimates:
+        if check.claimed is not None and basis.comparable(check.benchmark) and estimates:
             outside = [name for name, estimate in estimates.items() if not _agrees(estimate, check.claimed)]
         return _all_hold(comparisons, missing), {
             "claimed": list(check.claimed) if isinstance(check.claimed, tuple) else check.claimed,
@@ -118,13 +118,13 @@ def _gain(check: GainCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
     return Prepared(comparisons=tuple(found), missing=tuple(missing), decide=decide)
 
 
-def _largest(check: LargestCheck, scene: ComparisonSet) -> Prepared:
+def _largest(check: LargestCheck, basis: ComparisonSet) -> Prepared:
     up = check.direction == "up"
-    samples, missing = _samples(check.among, check.benchmark, scene)
+    samples, missing = _samples(check.among, check.benchmark, basis)
     found: list[Comparison] = []
     for name in (v for v in check.variants if v in samples):
         for rival in (v for v in samples if v not in check.variants):
-            comparison, lacking = scene.compare(samples[name], samples[rival], up=up)
+            comparison, lacking = basis.compare(samples[name], samples[rival], up=up)
             found.append(comparison)
             missing += lacking
 
@@ -141,10 +141,10 @@ def _largest(check: LargestCheck, scene: ComparisonSet) -> Prepared:
     return Prepared(comparisons=tuple(found), missing=tuple(dict.fromkeys(missing)), decide=decide)
 
 
-def _count(check: CountCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
-    comparable = scene.comparable(check.benchmark)
+def _count(check: CountCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
+    comparable = basis.comparable(check.benchmark)
     bound = -check.lose_more_than if comparable else 0.0
-    found, missing = _against_baseline(check.among, check.benchmark, scene, arm, up=False, bound=bound)
+    found, missing = _against_baseline(check.among, check.benchmark, basis, arm, up=False, bound=bound)
 
     def decide(comparisons: Sequence[Comparison]) -> tuple[ClaimVerdict, dict[str, Any]]:
         lose = sum(c.verdict == SUPPORTED for c in comparisons)
@@ -168,12 +168,12 @@ def _count(check: CountCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
     return Prepared(comparisons=tuple(found), missing=tuple(missing), decide=decide)
 
 
-def _balanced(check: BalancedCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
+def _balanced(check: BalancedCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
     """Smallest gains by intervals that hold all at once (Bonferroni), so that their smallest can be compared.
 
     The baseline's own error is in every one of them, which makes the verdict careful, never hasty.
     """
-    together = replace(scene, level=scene.level / (len(check.among) * len(check.benchmarks)))
+    together = replace(basis, level=basis.level / (len(check.among) * len(check.benchmarks)))
     found: list[Comparison] = []
     missing: list[str] = []
     for benchmark in check.benchmarks:
@@ -197,7 +197,7 @@ def _balanced(check: BalancedCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
         }
         if check.variant not in smallest:
             return UNTESTABLE, numbers
-        if scene.same_regime and len(smallest) == len(check.among):
+        if basis.same_regime and len(smallest) == len(check.among):
             numbers["agrees"] = numbers["found"] == check.variant
         _, low, high = smallest[check.variant]
         verdicts: list[ClaimVerdict] = [UNTESTABLE] if missing else []
@@ -209,27 +209,27 @@ def _balanced(check: BalancedCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
     return Prepared(comparisons=tuple(found), missing=tuple(dict.fromkeys(missing)), decide=decide)
 
 
-def _association(check: AssociationCheck, scene: ComparisonSet, arm: Arm) -> Prepared:
+def _association(check: AssociationCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
     """Two differences whose units are variants: the group from the baseline, and from the variants outside it.
 
     Student's one-sample and Welch's two-sample t-test. Rows of untrained encoders and of variants with a dead loss
     belong to neither group; nor do variants whose objectives are unknown.
     """
-    here = scene.here(check.benchmark)
+    here = basis.here(check.benchmark)
     inside: dict[str, float] = {}
     outside: dict[str, float] = {}
     gains: list[float] = []
     left_out: list[str] = []
-    for variant in scene.table.variants:
-        sample = scene.sample(variant, check.benchmark)
+    for variant in basis.table.variants:
+        sample = basis.sample(variant, check.benchmark)
         if variant in CONTROLS or sample is None:
             continue
-        if scene.flags.get(variant) or variant not in scene.mixes:
+        if basis.flags.get(variant) or variant not in basis.mixes:
             left_out.append(variant)
             continue
-        group = inside if scene.mixes[variant] & set(check.objectives) else outside
+        group = inside if basis.mixes[variant] & set(check.objectives) else outside
         group[variant] = mean(sample.accuracy.values())
-        base = scene.baseline(sample, check.benchmark, arm)
+        base = basis.baseline(sample, check.benchmark, arm)
         if group is inside and base is not None:
             gains.append(inside[variant] - mean(base.accuracy.values()))
     sizes = f"{len(inside)} with and {len(outside)} without these objectives are there"
@@ -246,7 +246,7 @@ def _association(check: AssociationCheck, scene: ComparisonSet, arm: Arm) -> Pre
             (alone, mean(gains), BASELINE),
             (apart, mean(inside.values()) - mean(outside.values()), "the others"),
         ):
-            found.append(_over_variants(result, estimate, against, here, scene.level, (tuple(inside), tuple(outside))))
+            found.append(_over_variants(result, estimate, against, here, basis.level, (tuple(inside), tuple(outside))))
 
     def decide(comparisons: Sequence[Comparison]) -> tuple[ClaimVerdict, dict[str, Any]]:
         return _all_hold(comparisons, missing), {
@@ -256,38 +256,38 @@ def _association(check: AssociationCheck, scene: ComparisonSet, arm: Arm) -> Pre
             "group": list(inside),
             "others": list(outside),
             "left_out": left_out,
-            "rank_correlation": _rank_correlation(check, scene, [*inside, *outside]),
+            "rank_correlation": _rank_correlation(check, basis, [*inside, *outside]),
         }
 
     return Prepared(comparisons=tuple(found), missing=tuple(missing), decide=decide)
 
 
-def _embedding(check: EmbeddingCheck, scene: ComparisonSet) -> Prepared:
-    lacking = [b for b in check.benchmarks if not any(name == scene.here(b) for _, name in scene.samples)]
+def _embedding(check: EmbeddingCheck, basis: ComparisonSet) -> Prepared:
+    lacking = [b for b in check.benchmarks if not any(name == basis.here(b) for _, name in basis.samples)]
     missing = [f"a score on {b}" for b in lacking]
-    if scene.width is None:
+    if basis.width is None:
         missing.insert(0, "the encoder's width: accuracies alone do not say it, the record of a study does")
-    elif scene.width != check.width:
-        missing.insert(0, f"an encoder {check.width} wide: this one is {scene.width} wide")
+    elif basis.width != check.width:
+        missing.insert(0, f"an encoder {check.width} wide: this one is {basis.width} wide")
 
     def decide(_: Sequence[Comparison]) -> tuple[ClaimVerdict, dict[str, Any]]:
-        agrees = None if scene.width is None else scene.width == check.width
-        numbers = {"claimed": check.width, "found": scene.width, "agrees": agrees}
+        agrees = None if basis.width is None else basis.width == check.width
+        numbers = {"claimed": check.width, "found": basis.width, "agrees": agrees}
         return (UNTESTABLE if missing else SUPPORTED), numbers
 
     return Prepared(missing=tuple(missing), decide=decide)
 
 
-def _samples(variants: Names, benchmark: str, scene: ComparisonSet) -> tuple[dict[str, Sample], list[str]]:
-    found = {v: s for v in variants if (s := scene.sample(v, benchmark)) is not None}
+def _samples(variants: Names, benchmark: str, basis: ComparisonSet) -> tuple[dict[str, Sample], list[str]]:
+    found = {v: s for v in variants if (s := basis.sample(v, benchmark)) is not None}
     lacking = [v for v in variants if v not in found]
-    return found, [f"a score of {', '.join(lacking)} on {scene.here(benchmark)}"] if lacking else []
+    return found, [f"a score of {', '.join(lacking)} on {basis.here(benchmark)}"] if lacking else []
 
 
 def _against_baseline(
     variants: Names,
     benchmark: str,
-    scene: ComparisonSet,
+    basis: ComparisonSet,
     arm: Arm,
     *,
     up: bool,
@@ -295,20 +295,20 @@ def _against_baseline(
     judged: bool = True,
 ) -> tuple[list[Comparison], list[str]]:
     """Each variant against the baseline, and what is missing."""
-    samples, missing = _samples(variants, benchmark, scene)
+    samples, missing = _samples(variants, benchmark, basis)
     found: list[Comparison] = []
     without: list[str] = []
     for name, sample in samples.items():
-        base = scene.baseline(sample, benchmark, arm)
+        base = basis.baseline(sample, benchmark, arm)
         if base is None:
             without.append(name)
             continue
-        comparison, lacking = scene.compare(sample, base, up=up, bound=bound, judged=judged)
+        comparison, lacking = basis.compare(sample, base, up=up, bound=bound, judged=judged)
         found.append(comparison)
         missing += lacking
     if without:
-        which = "" if arm == "all" else f" with seed {', '.join(map(str, scene.baseline_seeds(arm)))}"
-        missing.append(f"a score of {BASELINE}{which} on {scene.here(benchmark)}")
+        which = "" if arm == "all" else f" with seed {', '.join(map(str, basis.baseline_seeds(arm)))}"
+        missing.append(f"a score of {BASELINE}{which} on {basis.here(benchmark)}")
     return found, list(dict.fromkeys(missing))
 
 
@@ -339,19 +339,19 @@ def _over_variants(
     return Comparison(difference=difference, up=False, over="variants", judged=usable, tested=difference)
 
 
-def _rank_correlation(check: AssociationCheck, scene: ComparisonSet, variants: Sequence[str]) -> dict[str, Any] | None:
+def _rank_correlation(check: AssociationCheck, basis: ComparisonSet, variants: Sequence[str]) -> dict[str, Any] | None:
     """Spearman's, of the two benchmarks over variants: whether a gain on one comes with a loss on the other."""
     if check.order is None:
         return None
     pairs = []
     for variant in variants:
-        one, other = scene.sample(variant, check.order), scene.sample(variant, check.benchmark)
+        one, other = basis.sample(variant, check.order), basis.sample(variant, check.benchmark)
         if one is not None and other is not None:
             pairs.append((mean(one.accuracy.values()), mean(other.accuracy.values())))
     if len(pairs) < SMALLEST_GROUP:
         return None
     value = float(stats.spearmanr([p[0] for p in pairs], [p[1] for p in pairs]).statistic)
-    names = [scene.here(check.order), scene.here(check.benchmark)]
+    names = [basis.here(check.order), basis.here(check.benchmark)]
     return {"benchmarks": names, "variants": len(pairs), "value": known(value)}
 
 

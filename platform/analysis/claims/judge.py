@@ -178,7 +178,7 @@ def _finding(claim: Claim, claims: ClaimFile, evidence: Evidence, level: float) 
         lacking = f"rows of the regime {' or '.join(candidates)} (there: {there})"
         return Finding(claim=claim, verdict=UNTESTABLE, regime=None, missing=(lacking,))
     table = evidence.tables[regime]
-    scene = ComparisonSet(
+    basis = ComparisonSet(
         table=table,
         samples=samples(table, evidence.correctness.get(regime)),
         flags={v: table.flags(v) | evidence.flags.get(v, frozenset()) for v in table.variants},
@@ -189,29 +189,29 @@ def _finding(claim: Claim, claims: ClaimFile, evidence: Evidence, level: float) 
         quoted=claims.quoted_baseline.get(claim.regime),
         level=level,
     )
-    arms = {arm: adjust([prepare(check, scene, arm) for check in claim.checks]) for arm in scene.arms}
+    arms = {arm: adjust([prepare(check, basis, arm) for check in claim.checks]) for arm in basis.arms}
     first, *second = arms.values()
     records = tuple(
-        _record(check, scene, {arm: checks[position] for arm, checks in arms.items()})
+        _record(check, basis, {arm: checks[position] for arm, checks in arms.items()})
         for position, check in enumerate(claim.checks)
     )
     missing = _missing(first)
     verdict = worst(record["verdict"] for record in records)
-    notes = _seed_doubts(records, scene) if verdict in (SUPPORTED, REFUTED) else []
+    notes = _seed_doubts(records, basis) if verdict in (SUPPORTED, REFUTED) else []
     if any(record["depends_on_baseline_seed"] for record in records):
         notes.append("The verdict depends on the seed of the baseline.")
     unasked = [phrase for checks in second for phrase in _missing(checks) if phrase not in missing]
     if unasked:
         notes.append(f"Missing for the second baseline: {'; '.join(unasked)}.")
-    caveats = (claim.caveat, claim.caveat_published if scene.same_regime else "")
+    caveats = (claim.caveat, claim.caveat_published if basis.same_regime else "")
     return Finding(
         claim=claim,
         verdict=verdict,
         regime=regime,
         numbers=records,
-        flags=_flags(records, scene),
+        flags=_flags(records, basis),
         missing=missing,
-        stand_ins=_stand_ins(claim, regime, scene),
+        stand_ins=_stand_ins(claim, regime, basis),
         notes=(*notes, *filter(None, caveats)),
     )
 
@@ -227,7 +227,7 @@ def _missing(prepared: Sequence[Prepared]) -> tuple[str, ...]:
     return tuple(f"{text} on {', '.join(names)}" if names else text for text, names in found.items())
 
 
-def _record(check: Check, scene: ComparisonSet, arms: Mapping[Arm, Prepared]) -> dict[str, Any]:
+def _record(check: Check, basis: ComparisonSet, arms: Mapping[Arm, Prepared]) -> dict[str, Any]:
     """Numbers of one check: the claimed ones, those found, and every comparison, against each baseline."""
     against: dict[str, dict[str, Any]] = {}
     for arm, prepared in arms.items():
@@ -235,7 +235,7 @@ def _record(check: Check, scene: ComparisonSet, arms: Mapping[Arm, Prepared]) ->
             continue  # no second baseline for this check
         verdict, found = prepared.decide(prepared.comparisons)
         against[arm] = {
-            "baseline_seeds": list(scene.baseline_seeds(arm)),
+            "baseline_seeds": list(basis.baseline_seeds(arm)),
             "verdict": verdict,
             **found,
             "comparisons": [comparison.to_dict() for comparison in prepared.comparisons],
@@ -245,7 +245,7 @@ def _record(check: Check, scene: ComparisonSet, arms: Mapping[Arm, Prepared]) ->
     # A baseline of another seed that says something else leaves the check open; one that cannot be asked does not.
     return {
         "check": check.kind,
-        "benchmarks": [scene.here(b) for b in check.benchmarks],
+        "benchmarks": [basis.here(b) for b in check.benchmarks],
         "verdict": first["verdict"] if first["verdict"] == UNTESTABLE or len(verdicts) == 1 else UNCLEAR,
         "claimed": first["claimed"],
         "found": first["found"],
@@ -255,30 +255,30 @@ def _record(check: Check, scene: ComparisonSet, arms: Mapping[Arm, Prepared]) ->
     }
 
 
-def _flags(records: Sequence[Mapping[str, Any]], scene: ComparisonSet) -> tuple[dict[str, Any], ...]:
+def _flags(records: Sequence[Mapping[str, Any]], basis: ComparisonSet) -> tuple[dict[str, Any], ...]:
     """Flags of every row that a claim's numbers use or left out, and a baseline below the untrained encoder."""
     used: dict[str, None] = {}
     for one in (one for record in records for one in record["against"].values()):
         for comparison in one["comparisons"]:
             used |= {comparison["variant"]: None, comparison["against"]: None}
         used |= dict.fromkeys([*one.get("group", ()), *one.get("others", ()), *one.get("left_out", ())])
-    meanings = {**MEANINGS, **dict(scene.table.flag_meanings)}
+    meanings = {**MEANINGS, **dict(basis.table.flag_meanings)}
     carriers: dict[str, list[str]] = {}
     for variant in used:
-        for flag in sorted(scene.flags.get(variant, ())):
+        for flag in sorted(basis.flags.get(variant, ())):
             carriers.setdefault(flag, []).append(variant)
     found = [{"flag": f, "variants": v, "meaning": meanings.get(f, "")} for f, v in carriers.items()]
     compared = {c["benchmark"] for c in _comparisons(records) if c["against"] == BASELINE}
-    below = [text for name in scene.table.benchmarks if name in compared and (text := _below_untrained(name, scene))]
+    below = [text for name in basis.table.benchmarks if name in compared and (text := _below_untrained(name, basis))]
     if below:
         found.append({"flag": BELOW, "variants": [BASELINE], "meaning": MEANINGS[BELOW], "detail": "; ".join(below)})
     return tuple(found)
 
 
-def _below_untrained(benchmark: str, scene: ComparisonSet) -> str:
+def _below_untrained(benchmark: str, basis: ComparisonSet) -> str:
     """Both accuracies where the baseline's is no higher than that of the untrained rows, else nothing."""
-    means = scene.table.means()
-    untrained = [means[v][benchmark] for v in means if scene.untrained(v) and benchmark in means[v]]
+    means = basis.table.means()
+    untrained = [means[v][benchmark] for v in means if basis.untrained(v) and benchmark in means[v]]
     base = means[BASELINE].get(benchmark)
     if base is None or not untrained:
         return ""
@@ -286,13 +286,13 @@ def _below_untrained(benchmark: str, scene: ComparisonSet) -> str:
     return f"{benchmark} {base:.2f} against {level:.2f} %" if base <= level else ""
 
 
-def _stand_ins(claim: Claim, regime: str, scene: ComparisonSet) -> dict[str, str]:
+def _stand_ins(claim: Claim, regime: str, basis: ComparisonSet) -> dict[str, str]:
     names = dict.fromkeys(b for check in claim.checks for b in check.benchmarks)
-    found = {claim.regime: regime, **{b: scene.here(b) for b in names}}
+    found = {claim.regime: regime, **{b: basis.here(b) for b in names}}
     return {old: new for old, new in found.items() if new != old}
 
 
-def _seed_doubts(records: Sequence[Mapping[str, Any]], scene: ComparisonSet) -> list[str]:
+def _seed_doubts(records: Sequence[Mapping[str, Any]], basis: ComparisonSet) -> list[str]:
     """Distinguishable differences of one seed that are no larger than seeds may make.
 
     Two runs that differ in their seed alone differ by less than twice the typical difference between two such runs in
@@ -300,7 +300,7 @@ def _seed_doubts(records: Sequence[Mapping[str, Any]], scene: ComparisonSet) -> 
     """
     found: dict[str, str] = {}
     for c in _comparisons(records):
-        values = list(scene.table.values(BASELINE, c["benchmark"]).values())
+        values = list(basis.table.values(BASELINE, c["benchmark"]).values())
         if c["interval_over"] != "items" or c["verdict"] not in (SUPPORTED, REFUTED) or len(values) < 2:
             continue
         move = max(values) - min(values)

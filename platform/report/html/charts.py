@@ -100,10 +100,10 @@ class Chart:
             "text", "title", x=12, y=middle, text_anchor="middle", transform=f"rotate(-90 12 {middle:g})"
         ).text = title
 
-    def mark(self, x: float, y: float, group: str, variant: str, told: str) -> None:
+    def mark(self, x: float, y: float, group: str, variant: str, label: str) -> None:
         """A variant's marker: the shape, not only the colour, tells its group."""
         point = self.add("path", f"mark {group}", d=_shape(group, x, y), data_variant=variant)
-        ET.SubElement(point, "title").text = told
+        ET.SubElement(point, "title").text = label
 
     def names(self, points: Mapping[str, Span], kinds: Mapping[str, str]) -> None:
         """Names beside their points where nothing is covered; the dominated ones only where all find room."""
@@ -228,7 +228,7 @@ def pair(selection: Selection, means: Mapping[tuple[str, str], Span], across: st
         for d in _whiskers(row, means, (across, up), x, y):
             chart.add("path", f"whisker {kinds[row.variant]}", d=d, data_variant=row.variant)
     for row in rows:
-        chart.mark(x(row.means[across]), y(row.means[up]), kinds[row.variant], row.variant, told=spoken(row, means))
+        chart.mark(x(row.means[across]), y(row.means[up]), kinds[row.variant], row.variant, label=spoken(row, means))
     chart.names({r.variant: (x(r.means[across]), y(r.means[up])) for r in rows[::-1]}, kinds)
     return chart.html()
 

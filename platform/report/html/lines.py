@@ -63,14 +63,14 @@ def parallel(selection: Selection, differences: Mapping[tuple[str, str, str], Di
         for benchmark, x in places.items():
             gain = row.gains[benchmark]
             difference = differences.get((name, selection.baseline, benchmark))
-            told = f"{name} on {benchmark}: {gain:+.2f} points"
+            label = f"{name} on {benchmark}: {gain:+.2f} points"
             if difference is not None and math.isfinite(difference.low):
-                told += f" ({difference.low:+.2f} to {difference.high:+.2f})"
+                label += f" ({difference.low:+.2f} to {difference.high:+.2f})"
                 if name in shown:
                     at = x + SHIFT * (shown.index(name) - (len(shown) - 1) / 2)
                     low, high = max(difference.low, y.low), min(difference.high, y.high)
                     chart.add("path", f"whisker {kind}", d=f"M{at:.2f} {y(low):.2f}V{y(high):.2f}", data_variant=name)
-            chart.mark(x, y(gain), kind, name, told)
+            chart.mark(x, y(gain), kind, name, label)
     return chart.html()
 
 
@@ -104,8 +104,8 @@ def gains_for_cost(spent: Spending, selection: Selection) -> str:
     chart.add("line", "base", x1=left, x2=right, y1=y(0.0), y2=y(0.0))
     places = {name: (x(spent.where[name]), y(gain)) for name, gain in least.items()}
     for name, (across, up) in places.items():
-        told = f"{name}: {least[name]:+.2f} points where it gains least, after {spent.where[name]:.3g} {spent.measure}"
-        chart.mark(across, up, kinds[name], name, told)
+        label = f"{name}: {least[name]:+.2f} points where it gains least, after {spent.where[name]:.3g} {spent.measure}"
+        chart.mark(across, up, kinds[name], name, label)
     chart.names(dict(reversed(places.items())), kinds)
     return chart.html()
 

@@ -252,8 +252,13 @@ def _row(content: Content, row: RankedVariant) -> dict[str, Any]:
 
 def _compared(d: Difference) -> dict[str, Any]:
     known = math.isfinite(d.low)
-    told = difference_in_words(d)
-    return {"d": d, "known": known, "verdict": told, "kind": told if told in ("better", "worse") else "unclear"}
+    verdict = difference_in_words(d)
+    return {
+        "d": d,
+        "known": known,
+        "verdict": verdict,
+        "kind": verdict if verdict in ("better", "worse") else "unclear",
+    }
 
 
 def _why(content: Content) -> list[str]:
@@ -296,8 +301,8 @@ def _chance(content: Content) -> str | None:
         return None
     grouped: dict[str, list[str]] = {}
     for benchmark in s.benchmarks:
-        told = difference_in_words(content.differences[s.balanced.variant, s.baseline, benchmark])
-        grouped.setdefault(told, []).append(benchmark)
+        verdict = difference_in_words(content.differences[s.balanced.variant, s.baseline, benchmark])
+        grouped.setdefault(verdict, []).append(benchmark)
     words = {
         SINGLE: "one seed cannot tell on {}",
         UNKNOWN: "neither seeds nor test items are known to tell on {}",
@@ -305,7 +310,7 @@ def _chance(content: Content) -> str | None:
         "better": "better on {}",
         "worse": "worse on {}",
     }
-    said = "; ".join(words[told].format(", ".join(names)) for told, names in grouped.items())
+    said = "; ".join(words[verdict].format(", ".join(names)) for verdict, names in grouped.items())
     return f"Is that more than chance? {said[0].upper()}{said[1:]}."
 
 

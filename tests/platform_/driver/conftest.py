@@ -106,8 +106,8 @@ class Sweep:
             search=search,
         )
         self.director = Director(self.plan, self.ledger, tracker, StudyDisplay("s", quiet=True))
-        self.books = self.director.books
-        self.books.reconcile()
+        self.bookkeeper = self.director.bookkeeper
+        self.bookkeeper.reconcile()
         return self.director
 
     def make(self, name: str, variant: Any, seed: int) -> TrialSettings:
@@ -131,7 +131,7 @@ class Sweep:
         if task is None:
             return None
         number, settings = task.number, task.settings
-        self.books.started(number)
+        self.bookkeeper.started(number)
         stays = True
         for count, step in enumerate(task.rungs.steps if task.rungs else ()):
             if die_after == count:
@@ -140,13 +140,13 @@ class Sweep:
             stays = self.director.decide(number, step, scores)
             if die_after == count + 0.5:
                 raise self.Killed  # booked, and nobody else has heard of it
-            self.books.reported(number, RungScores(step, scores, 0.0))
+            self.bookkeeper.reported(number, RungScores(step, scores, 0.0))
             if not stays:
                 break
         if stays:
             self.complete(number)
             return self.ledger[number]
-        self.books.ended(number, None)
+        self.bookkeeper.ended(number, None)
         return self.ledger[number]
 
     def complete(self, number: int) -> None:
@@ -161,8 +161,8 @@ class Sweep:
             "summaries": [],
             "flags": [],
         }
-        self.books.reported(number, Done({**result, "seconds": {"score": 0.0}}))
-        self.books.ended(number, None)
+        self.bookkeeper.reported(number, Done({**result, "seconds": {"score": 0.0}}))
+        self.bookkeeper.ended(number, None)
 
     def finish(self) -> list[TrialRow]:
         while self.trial() is not None:

@@ -115,7 +115,7 @@ def test_no_suggestion_is_lost_between_asking_and_writing_down(
     cut = sweep("cut", sampler=sampler, trials=13, early_stopping=None)
     for _ in range(1 + after):
         cut.trial()
-    proposer: Any = cut.books.proposer
+    proposer: Any = cut.bookkeeper.proposer
     storage, weights = proposer._storage, 0
 
     def die(*words: Any, **named: Any) -> Any:
@@ -141,7 +141,7 @@ def test_no_suggestion_is_lost_between_asking_and_writing_down(
     elif point in ("first weight", "all weights"):
         monkeypatch.setattr(storage, "set_trial_param", then_die(storage.set_trial_param, 1 + (point == "all weights")))
     else:
-        monkeypatch.setattr(cut.books, "proposed", die)
+        monkeypatch.setattr(cut.bookkeeper, "proposed", die)
     with pytest.raises(cut.Killed):
         cut.trial()
     monkeypatch.undo()
@@ -207,7 +207,7 @@ def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: 
     task: TrialTask | None = None
     while (task := s.director.suggest("ray")) is not None:
         number = task.number
-        s.books.started(number)
+        s.bookkeeper.started(number)
         settings = task.settings
         steps = task.rungs.steps if task.rungs else ()
         if not all(s.director.decide(number, step, s.scores(settings, step / 6)) for step in steps):
@@ -215,11 +215,11 @@ def test_a_stopped_trial_whose_process_dies_before_its_end_stays_stopped(sweep: 
         s.complete(number)
     assert task is not None
     first, number = s.ledger[task.number], task.number
-    s.books.died(number)
-    s.books.started(number)
+    s.bookkeeper.died(number)
+    s.bookkeeper.started(number)
     assert (s.ledger[number].status, s.ledger[number].attempts) == ("stopped", 2)
     assert not any(s.director.decide(number, step, dict.fromkeys(s.plan.benchmarks, 100.0)) for step in first.rungs)
-    s.books.ended(number, None)
+    s.bookkeeper.ended(number, None)
     assert (s.ledger[number].status, s.ledger[number].rungs) == ("stopped", first.rungs)
     assert s.optuna()[first.optuna_number or 0].state == TrialState.PRUNED
 

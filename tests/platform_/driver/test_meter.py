@@ -18,7 +18,7 @@ Begin = Callable[..., Any]
 def heard(sweep: Any, number: int, step: int, seconds: float) -> None:
     """A trial reports a step of its nine, and the seconds of training behind it."""
     metrics = {"step": step, "loss": 1.0, "seconds": seconds}
-    sweep.books.reported(number, Trained(9, metrics))
+    sweep.bookkeeper.reported(number, Trained(9, metrics))
 
 
 def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, sweep: Begin) -> None:
@@ -36,9 +36,9 @@ def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, swe
         task = s.director.suggest("ray")
         assert task is not None
         assert task.number == number
-        s.books.started(number)
+        s.bookkeeper.started(number)
 
-    s.books.started(number)
+    s.bookkeeper.started(number)
     clock.now += 4
     heard(s, number, 1, 3.0)
     assert s.ledger[number].cost is None  # a booking costs a write to the disk: not for every report
@@ -52,7 +52,7 @@ def test_time_is_booked_over_interruptions_and_lost_work_is_seen(clock: Any, swe
     heard(s, number, 2, 7.0)  # its checkpoint's report
     assert (cost()["seconds"], cost()["lost"]) == (14, 4.0)
     clock.now += 1
-    s.books.interrupt()
+    s.bookkeeper.interrupt()
     assert cost()["seconds"] == 15
     start()
     clock.now += 5
@@ -69,13 +69,13 @@ def test_a_search_ends_with_its_budget_and_goes_on_with_a_larger_one(clock: Any,
     ran = 0
     assert s.director.budget_note() is None
     while (task := s.director.suggest("ray")) is not None:
-        s.books.started(task.number)
+        s.bookkeeper.started(task.number)
         clock.now += 40
         s.complete(task.number)
         ran += 1
     assert ran == 2  # the control, and one trial: a third does not fit into the 10 s that are left
     assert s.director.remaining() == 0
-    assert sum(s.books.meter.hours("cpu").values()) == pytest.approx(80 / 3600)
+    assert sum(s.bookkeeper.meter.hours("cpu").values()) == pytest.approx(80 / 3600)
     note = s.director.budget_note()
     assert note is not None
     assert note.startswith(
@@ -97,7 +97,7 @@ def test_a_budget_waits_for_what_trials_under_way_come_to(
         assert not s.director.full()
         task = s.director.suggest("ray")
         assert task is not None
-        s.books.started(task.number)
+        s.bookkeeper.started(task.number)
         return int(task.number)
 
     def end(number: int, after: float) -> None:
@@ -122,14 +122,14 @@ def test_a_budget_waits_for_what_trials_under_way_come_to(
     assert not s.director.full()
     assert s.director.suggest("ray") is None
     assert s.director.remaining() == 0
-    assert sum(s.books.meter.hours("cpu").values()) == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
+    assert sum(s.bookkeeper.meter.hours("cpu").values()) == pytest.approx((60 + 20 + 40 + 21 + 2 + 30) / 3600)
 
 
 def start_all(sweep: Any) -> list[int]:
     """All trials that may start now."""
     found = []
     while not sweep.director.full() and (task := sweep.director.suggest("ray")) is not None:
-        sweep.books.started(task.number)
+        sweep.bookkeeper.started(task.number)
         found.append(int(task.number))
     return found
 
@@ -167,7 +167,7 @@ def test_what_was_not_trained_or_failed_is_no_forecast(clock: Any, sweep: Begin)
     s.complete(untrained)
     (failed,) = start_all(s)  # nothing is under way, and nothing known: one
     clock.now += 1
-    s.books.ended(failed, "out of memory")
+    s.bookkeeper.ended(failed, "out of memory")
     (first,) = start_all(s)
     clock.now += 10
     heard(s, first, 1, 10.0)
@@ -186,7 +186,7 @@ def test_a_trial_that_outlived_the_usual_is_expected_to_go_to_its_end(clock: Any
     s.complete(a)  # as one that is stopped early
     clock.now += 10
     heard(s, b, 4, 40.0)  # 50 s to come
-    spent, to_come, another = s.books.meter.outlook("cpu")
+    spent, to_come, another = s.bookkeeper.meter.outlook("cpu")
     assert (3600 * spent, 3600 * to_come, another) == (pytest.approx(160), pytest.approx(50), pytest.approx(30 / 3600))
 
 
@@ -195,14 +195,14 @@ def test_what_holds_nothing_costs_nothing(clock: Any, sweep: Begin) -> None:
     task = s.director.suggest("ray")
     assert task is not None
     number = task.number
-    s.books.started(number)
+    s.bookkeeper.started(number)
     clock.now += 11
-    s.books.reported(number, Progress("probes", 1, 3))
+    s.bookkeeper.reported(number, Progress("probes", 1, 3))
     assert Cost.of(s.ledger[number].cost).seconds == 11, "scoring is booked on the way as training is"
     clock.now += 5
-    s.books.died(number)
+    s.bookkeeper.died(number)
     clock.now += 600  # its node is gone, and another comes
-    s.books.started(number)
+    s.bookkeeper.started(number)
     clock.now += 7
     s.complete(number)
     assert Cost.of(s.ledger[number].cost).seconds == 11 + 5 + 7
@@ -213,9 +213,9 @@ def test_workers_of_ray_train_cost_from_their_first_report_on(clock: Any, sweep:
     task = s.director.suggest("ray")
     assert task is not None
     number = task.number
-    s.books.started(number)
+    s.bookkeeper.started(number)
     clock.now += 600  # the cluster grows
-    s.books.reported(number, Progress("setup", 0, 1))
+    s.bookkeeper.reported(number, Progress("setup", 0, 1))
     clock.now += 10
     s.complete(number)
     assert Cost.of(s.ledger[number].cost) == Cost(seconds=10, cpu_seconds=60)
