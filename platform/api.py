@@ -30,7 +30,7 @@ from equipoise.platform.study.confirm import confirmations
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.encoders import frozen_encoder
 
-Where = str | Path | Home
+HomeLike = str | Path | Home
 HOME = "equipoise_home"
 
 
@@ -214,7 +214,7 @@ class Study:
         return load_encoder(f"models:/{self.name}@{alias}", self._record.tracker.uri)
 
 
-def open_study(name: str | None = None, home: Where = HOME, tracking_uri: str | None = None) -> Study:
+def open_study(name: str | None = None, home: HomeLike = HOME, tracking_uri: str | None = None) -> Study:
     """A study that was started.
 
     Args:
@@ -251,7 +251,7 @@ def load_ablation(name_or_path: str | Path, **changes: Any) -> AblationDefinitio
 
 
 def sweep(
-    definition: SweepDefinition, home: Where = HOME, *, resume: bool = False, address: str | None = None,
+    definition: SweepDefinition, home: HomeLike = HOME, *, resume: bool = False, address: str | None = None,
     quiet: bool = False,
 ) -> Study:  # fmt: skip
     """Run a search over objective weights, controls first, to its end; then select from it and keep that.
@@ -274,7 +274,7 @@ def sweep(
 
 
 def ablate(
-    definition: AblationDefinition, home: Where = HOME, *, resume: bool = False, address: str | None = None,
+    definition: AblationDefinition, home: HomeLike = HOME, *, resume: bool = False, address: str | None = None,
     quiet: bool = False,
 ) -> Study:  # fmt: skip
     """Run named variants with every seed, controls first, to the end; otherwise as :func:`sweep`.
@@ -363,7 +363,7 @@ def load_encoder(model: str, tracking_uri: str | None = None) -> VideoEncoder:
         return frozen_encoder(checkpoints.load(Path(folder)))
 
 
-def _home(home: Where, tracking_uri: str | None = None) -> Home:
+def _home(home: HomeLike, tracking_uri: str | None = None) -> Home:
     if isinstance(home, Home):
         return home
     return Home(Path(home).resolve(), tracking_uri)

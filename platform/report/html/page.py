@@ -71,7 +71,7 @@ CURVES = {"jepa": "JEPA loss", "effective_rank": "effective rank of the target"}
 
 
 @dataclass(frozen=True)
-class Report:
+class WrittenReport:
     """A report that was written.
 
     Attributes:
@@ -111,7 +111,7 @@ class Report:
         }
 
 
-def write_report(record: StudyRecord, out: Path | None = None, tolerance: float | None = None) -> Report:
+def write_report(record: StudyRecord, out: Path | None = None, tolerance: float | None = None) -> WrittenReport:
     """Write the report of a study and log it to the study's MLflow run as ``report.html``.
 
     Args:
@@ -132,7 +132,7 @@ def write_report(record: StudyRecord, out: Path | None = None, tolerance: float 
     path.write_text(page(content, pictures), encoding="utf-8")
     with tempfile.TemporaryDirectory() as temporary:
         record.keep(Path(shutil.copy(path, Path(temporary) / NAME)))
-    return Report(path.resolve(), content, pictures)
+    return WrittenReport(path.resolve(), content, pictures)
 
 
 def _pictures(content: Content, record: StudyRecord) -> Pictures:
