@@ -219,7 +219,7 @@ def test_wheel_holds_every_file_once(wheel: Path) -> None:
     inside = [n for n in names if not n.split("/")[0].endswith(".dist-info")]
     files = [p for f in FOLDERS for p in (ROOT / f).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     expected = {f"equipoise/{p.relative_to(ROOT).as_posix()}" for p in files}
-    assert set(inside) == expected | {"equipoise/__init__.py", "equipoise/py.typed"}
+    assert set(inside) == expected | {"equipoise/__init__.py", "equipoise/__main__.py", "equipoise/py.typed"}
     assert len(inside) == len(set(inside))
     assert "equipoise/search_spaces/variants.yaml" in inside
     assert "equipoise/search_spaces/published/factorized_latent_dynamics.csv" in inside
