@@ -243,7 +243,7 @@ from pathlib import Path
 import torch
 from equipoise.platform.trial.checkpoint import save
 from equipoise.platform.errors import CheckpointError
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.settings.trial import TrialSettings
 settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
@@ -258,7 +258,7 @@ import sys
 from pathlib import Path
 import torch
 from equipoise.platform.trial.checkpoint import save
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.settings.trial import TrialSettings
 settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
 state = {"model": {f"w{i}": torch.zeros(4_000_000) for i in range(8)}}
 print("go", flush=True)

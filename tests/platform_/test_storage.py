@@ -203,7 +203,7 @@ import sys
 from pathlib import Path
 import torch
 from equipoise.platform.trial.checkpoint import keep_latest, save
-from equipoise.platform.settings import TrialSettings
+from equipoise.platform.settings.trial import TrialSettings
 settings = TrialSettings.model_validate_json(Path(sys.argv[2]).read_text())
 state = {"model": {f"w{i}": torch.zeros(1_000_000) for i in range(8)}}
 print("go", flush=True)
