@@ -1,21 +1,26 @@
-"""The front, the hypervolume and the balanced variant of a result table (design, section 8).
+"""The front, the hypervolume and the leading candidate of a result table (design, section 7).
 
-Everything here is a pure function of a :class:`~equipoise.platform.stats.table.ResultTable`; more accuracy is better on
-every benchmark.
+Everything here is a function of a :class:`~equipoise.platform.stats.table.ResultTable` and of which items were right;
+more accuracy is better on every benchmark. Nothing here is called balanced: that takes a confirmation on fresh seeds,
+see :mod:`equipoise.platform.analysis.confirmation`.
 
-Shapes: V variants, M benchmarks, N draws, S seeds.
+Shapes: V variants, M benchmarks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from equipoise.platform.stats.front_probability import front_probability
+from equipoise.platform.stats.mixes import Correctness, MixComparison
+from equipoise.platform.stats.noise import seed_noise
 from equipoise.platform.stats.pareto import DIGITS, SelectionError, contributions, hypervolume, ranks
-from equipoise.platform.stats.table import UNTRAINED, ResultTable, item_error, spread
+from equipoise.platform.stats.shrinkage import Expected
+from equipoise.platform.stats.table import ResultTable, item_error, spread
+from equipoise.platform.stats.verdict import notes, sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +34,18 @@ class RankedVariant:
         seeds: seeds with a score on any benchmark.
         means: benchmark to mean accuracy over the seeds there are.
         spread: benchmark to sample standard deviation over seeds, None with fewer than two.
-        item_error: benchmark to the standard error from the number of test items, None where that is unknown.
-        gains: benchmark to mean minus the baseline's mean.
-        smallest_gain: the smallest gain, in noise floors or in points (see ``Selection.scaled_by``).
+        item_error: benchmark to the standard error from the number of items, None where that is unknown.
+        gains: benchmark to gain over the baseline, seed by seed where seeds are shared.
+        at_least: benchmark to what the gain is at least, all launched mixes counted (Dunnett's one-sided bound at 5 %,
+            over new seeds and items); None for a control, and where no variant was repeated.
+        smallest_gain: the smallest gain in noise floors, None where the spread over seeds has fewer than three degrees
+            of freedom.
+        smallest_points: the smallest gain in points.
         rank: 0 on the front, 1 on the front of what is left without it, and so on.
-        front_probability: share of seed draws in which it is on the front, None where no variant has two seeds.
+        front_probability: that it is truly on the front; None where no variant was repeated.
         hypervolume_contribution: hypervolume lost without it, 0 for a control.
         admissible: every benchmark at worst the tolerance below the baseline.
-        eligible: may be balanced: no control and not a score of an untrained encoder.
+        eligible: may be a candidate: no control, no untrained and no collapsed encoder.
     """
 
     variant: str
@@ -47,7 +56,9 @@ class RankedVariant:
     spread: dict[str, float | None]
     item_error: dict[str, float | None]
     gains: dict[str, float]
-    smallest_gain: float
+    at_least: dict[str, float | None]
+    smallest_gain: float | None
+    smallest_points: float
     rank: int
     front_probability: float | None
     hypervolume_contribution: float
@@ -56,19 +67,37 @@ class RankedVariant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Balanced:
-    """The balanced variant: ``gains`` in points, ``smallest_gain`` divided by ``scaled_by`` (points where None)."""
+class Candidate:
+    """The variant that leads a study, and what to think of it before it is confirmed.
+
+    Attributes:
+        variant: its name.
+        gains: by benchmark, in points.
+        smallest_gain: in noise floors; None below three degrees of freedom.
+        smallest_points: in points.
+        tied: other variants with the same gains, as far as the rule looks.
+        luck: how often a study of as many mixes that do nothing has a leader this good; None where no variant was
+            repeated.
+        expected: benchmark to the gain to expect after shrinkage with an interval of 95 %; None for fewer than eight
+            mixes.
+        better: every bound of its gains is above 0: better than the baseline on every benchmark.
+        kept: every bound of its gains is above minus the tolerance.
+    """
 
     variant: str
     gains: dict[str, float]
-    smallest_gain: float
-    scaled_by: dict[str, float] | None
-    sentence: str
+    smallest_gain: float | None
+    smallest_points: float
+    tied: tuple[str, ...]
+    luck: float | None
+    expected: dict[str, Expected] | None
+    better: bool
+    kept: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The answer to "which variant is balanced, and against what".
+    """The answer to "which variant leads, against what, and what is that worth".
 
     Attributes:
         benchmarks: order in which everything is shown.
@@ -76,14 +105,16 @@ class Selection:
         random_init: name of the untrained control.
         rows: complete variants, largest smallest gain first.
         front: non-dominated variants in the order of ``rows``, controls included.
-        balanced: the balanced variant, None where none is admissible.
-        sentence: the result in plain words, also where ``balanced`` is None.
+        launched: mixes that were started, those without a score included.
+        candidate: the leading candidate, None where no variant is admissible and gains anything.
+        sentence: the result in plain words, also where ``candidate`` is None.
         hypervolume: volume (points to the power of the number of benchmarks) between the baseline's point and the
             eligible variants.
         hypervolume_reference: the baseline's point.
         tolerance: benchmark to the largest loss that is still admissible, in points.
-        noise_floor: benchmark to the baseline's standard deviation over seeds, None with fewer than two.
-        scaled_by: what gains were divided by to compare benchmarks, None where they were compared in points.
+        noise_floor: benchmark to the spread of one accuracy over seeds in points, None below three degrees of freedom.
+        freedom: benchmark to the degrees of freedom of that spread.
+        scaled_by: what gains are divided by for ``smallest_gain``, None where there is no floor on every benchmark.
         above_random_init: benchmark to baseline minus ``random_init`` in points; None where that was not scored.
         incomplete: variants left out, with the benchmarks that they lack.
         notes: what a reader must know to read the result, one sentence each.
@@ -94,12 +125,14 @@ class Selection:
     random_init: str
     rows: tuple[RankedVariant, ...]
     front: tuple[str, ...]
-    balanced: Balanced | None
+    launched: int
+    candidate: Candidate | None
     sentence: str
     hypervolume: float
     hypervolume_reference: dict[str, float]
     tolerance: dict[str, float]
     noise_floor: dict[str, float | None]
+    freedom: dict[str, int]
     scaled_by: dict[str, float] | None
     above_random_init: dict[str, float | None]
     incomplete: dict[str, tuple[str, ...]]
@@ -117,112 +150,143 @@ class Selection:
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
-def noise_floor(table: ResultTable, baseline: str = "baseline") -> dict[str, float | None]:
-    """Sample standard deviation (n - 1) of the baseline over seeds, per benchmark; None with fewer than two seeds."""
-    return spread(table, baseline)
-
-
 def select(
     table: ResultTable,
     *,
     tolerance: float | Mapping[str, float] | None = None,
     baseline: str = "baseline",
     random_init: str = "random_init",
+    launched: int | None = None,
+    correctness: Correctness | None = None,
+    confirm: str | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> Selection:
-    """Find the front and the balanced variant.
+    """Find the front and the leading candidate.
 
-    Balanced is, among the eligible variants whose every benchmark is at worst ``tolerance`` below the baseline, the one
-    with the largest smallest gain. Gains are divided by the noise floor where every benchmark has one above 0, and are
-    compared in points otherwise. Ties go to the larger hypervolume contribution against the baseline's point, then
-    against the corner of the tolerance (where no tied variant beats the baseline everywhere), then to the first name.
+    The candidate is, among the eligible variants whose every benchmark is at worst ``tolerance`` below the baseline and
+    one of them above it, the one with the largest smallest gain. Gains are taken seed by seed where seeds are shared,
+    and compared in units of what seeds do (in points where no variant was repeated). Ties go to the larger hypervolume
+    contribution against the baseline's point, then against the corner of the tolerance (where no tied variant beats
+    the baseline everywhere), then to the first name, and are told.
 
     Args:
         table: scores; incomplete variants are named in the result and take no part.
-        tolerance: largest admissible loss in points, for all benchmarks or by name; where not given, the noise floor.
-        baseline: variant that gains are measured against; on the front perhaps, balanced never.
-        random_init: untrained control; takes part in table and front, balanced never.
-        draws: seed draws behind the front probabilities.
-        seed: fixes those draws.
+        tolerance: largest admissible loss in points, for all benchmarks or by name; where not given, the noise floor,
+            and 0 where there is none.
+        baseline: variant that gains are measured against; on the front perhaps, a candidate never.
+        random_init: untrained control; takes part in table and front, a candidate never.
+        launched: mixes that were started, those that were stopped or failed included; None: those in the table.
+        correctness: (variant, seed, benchmark) to bool [N], which items were right, where that is known.
+        confirm: the command that confirms the candidate, for the sentence.
+        draws: draws behind the front probabilities.
+        seed: fixes them, and the simulated studies.
 
     Raises:
-        SelectionError: the baseline is missing or incomplete, or there is neither tolerance nor noise floor.
+        SelectionError: the baseline is missing or incomplete, or a tolerance is out of its range.
     """
     _check_baseline(table, baseline)
-    floor = noise_floor(table, baseline)
+    noise = seed_noise(table, correctness, leave_out=(random_init,))
+    floor = {b: noise.floor(b) for b in table.benchmarks}
     allowed = _tolerance(table, tolerance, floor)
-    scale = {name: value for name, value in floor.items() if value}
-    scaled_by = scale if len(scale) == len(table.benchmarks) else None
-    probability = front_probability(table, draws, seed)
-    rows = _ranked_rows(table, allowed, scaled_by, probability, baseline, random_init)
+    scale = {b: value for b, value in floor.items() if value}
+    study = MixComparison(table, noise, baseline, random_init, launched, correctness)
+    probability = front_probability(table, noise, (baseline, random_init), correctness, draws=draws, seed=seed)
+    rows = _ranked_rows(study, allowed, scale if len(scale) == len(floor) else None, probability, seed)
     eligible = [list(row.means.values()) for row in rows if row.eligible]
     reference = {b: table.means()[baseline][b] for b in table.benchmarks}
-    volume = hypervolume(eligible, list(reference.values()))
-    balanced = _balanced(rows, scaled_by, baseline)
+    candidate = _candidate(study, rows, allowed, seed)
     above = _above_random(table, baseline, random_init)
-    return Selection(
+    found = Selection(
         benchmarks=table.benchmarks,
         baseline=baseline,
         random_init=random_init,
         rows=rows,
         front=tuple(row.variant for row in rows if row.rank == 0),
-        balanced=balanced,
-        sentence=balanced.sentence if balanced else _nothing(rows, allowed, baseline),
-        hypervolume=volume,
+        launched=study.launched,
+        candidate=candidate,
+        sentence="",
+        hypervolume=hypervolume(eligible, list(reference.values())),
         hypervolume_reference=reference,
         tolerance=allowed,
         noise_floor=floor,
-        scaled_by=scaled_by,
+        freedom=dict(noise.freedom),
+        scaled_by=scale if len(scale) == len(floor) else None,
         above_random_init=above,
         incomplete=table.incomplete(),
-        notes=_notes(table, rows, balanced, scaled_by, volume, above, baseline),
+        notes=(),
     )
+    return replace(found, sentence=sentence(found, confirm), notes=notes(found, table))
 
 
 def _ranked_rows(
-    table: ResultTable,
+    study: MixComparison,
     allowed: Mapping[str, float],
     scaled_by: Mapping[str, float] | None,
     probability: Mapping[str, float] | None,
-    baseline: str,
-    random_init: str,
+    seed: int,
 ) -> tuple[RankedVariant, ...]:
     """Every complete variant, in the order of the rule: smallest gain, hypervolume contribution, name."""
+    table, baseline = study.table, study.baseline
     means = table.means()
-    points = {variant: [means[variant][b] for b in table.benchmarks] for variant in table.complete_variants()}
-    barred = {baseline, random_init} | {variant for variant in points if UNTRAINED in table.flags(variant)}
+    points = {variant: [means[variant][b] for b in table.benchmarks] for variant in study.variants}
     reference = points[baseline]
     corner = [value - allowed[b] for value, b in zip(reference, table.benchmarks, strict=True)]
-    achieved = {variant: point for variant, point in points.items() if variant not in barred}
+    achieved = {variant: point for variant, point in points.items() if variant not in study.barred}
     contribution = contributions(achieved, reference)
     from_corner = contributions(achieved, corner)
     rows = []
     for variant, rank in zip(points, ranks(list(points.values())), strict=True):
-        gains = {b: round(means[variant][b] - means[baseline][b], DIGITS) for b in table.benchmarks}
+        gains = {b: g.points for b, g in study.gains[variant].items()}
+        control = {baseline: "baseline"}.get(variant, None if variant in study.mixes else "random_init")
         rows.append(
             RankedVariant(
                 variant=variant,
-                control={baseline: "baseline", random_init: "random_init"}.get(variant),
+                control=control,
                 flags=tuple(sorted(table.flags(variant))),
                 seeds=table.seeds(variant),
                 means=means[variant],
                 spread=spread(table, variant),
                 item_error=item_error(table, variant),
                 gains=gains,
-                smallest_gain=round(min(g / scaled_by[b] if scaled_by else g for b, g in gains.items()), DIGITS),
+                at_least={b: study.at_least(variant, b, seed) for b in table.benchmarks},
+                smallest_gain=study.smallest(variant, scaled_by) if scaled_by else None,
+                smallest_points=study.smallest(variant, None),
                 rank=rank,
                 front_probability=probability[variant] if probability else None,
                 hypervolume_contribution=contribution.get(variant, 0.0),
                 admissible=all(round(gain + allowed[b], DIGITS) >= 0 for b, gain in gains.items()),
-                eligible=variant not in barred,
+                eligible=variant not in study.barred,
             )
         )
-    return tuple(
-        sorted(
-            rows,
-            key=lambda r: (-r.smallest_gain, -r.hypervolume_contribution, -from_corner.get(r.variant, 0.0), r.variant),
-        )
+
+    def order(row: RankedVariant) -> tuple[float, float, float, str]:
+        first = -study.smallest(row.variant, study.units)
+        return (first, -row.hypervolume_contribution, -from_corner.get(row.variant, 0.0), row.variant)
+
+    return tuple(sorted(rows, key=order))
+
+
+def _candidate(
+    study: MixComparison, rows: Sequence[RankedVariant], allowed: Mapping[str, float], seed: int
+) -> Candidate | None:
+    """The first admissible and eligible row that gains anything."""
+    found = [r for r in rows if r.admissible and r.eligible and max(r.gains.values()) > 0]
+    if not found:
+        return None
+    row = found[0]
+    smallest = study.smallest(row.variant, study.units)
+    tied = tuple(r.variant for r in found[1:] if r.gains == row.gains)
+    return Candidate(
+        variant=row.variant,
+        gains=row.gains,
+        smallest_gain=row.smallest_gain,
+        smallest_points=row.smallest_points,
+        tied=tied,
+        luck=study.luck(smallest, seed),
+        expected=study.expected(row.variant),
+        better=all(bound is not None and bound > 0 for bound in row.at_least.values()),
+        kept=all(bound is not None and bound > -allowed[b] for b, bound in row.at_least.items()),
     )
 
 
@@ -247,7 +311,7 @@ def _check_baseline(table: ResultTable, baseline: str) -> None:
 def _tolerance(
     table: ResultTable, given: float | Mapping[str, float] | None, floor: Mapping[str, float | None]
 ) -> dict[str, float]:
-    """The tolerance of every benchmark: what was given, else the noise floor."""
+    """The tolerance of every benchmark: what was given, else the noise floor, else none."""
     asked: dict[str, float] = {}
     if isinstance(given, Mapping):
         unknown = [name for name in given if name not in table.benchmarks]
@@ -261,48 +325,7 @@ def _tolerance(
     for name, value in asked.items():
         if not (math.isfinite(value) and value >= 0):
             raise SelectionError(f"tolerance on {name} is {value}; expected points, 0 or more")
-    allowed: dict[str, float] = {}
-    for name in table.benchmarks:
-        limit = asked.get(name, floor[name])
-        if limit is None:
-            raise SelectionError(
-                f"the baseline has fewer than two seeds on {name}, so there is no noise floor to take as tolerance: "
-                "pass --tolerance POINTS or run the baseline with more seeds"
-            )
-        allowed[name] = float(limit)
-    return allowed
-
-
-def _balanced(rows: Sequence[RankedVariant], scaled_by: dict[str, float] | None, baseline: str) -> Balanced | None:
-    """The first admissible and eligible row, in words."""
-    row = next((row for row in rows if row.admissible and row.eligible), None)
-    if row is None:
-        return None
-    if row.smallest_gain > 0:
-        verdict = f"better than {baseline} on every benchmark"
-    elif max(row.gains.values()) > 0:
-        verdict = "within tolerance, not better on every benchmark"
-    else:
-        verdict = "within tolerance, better on none"
-    gains = ", ".join(f"{name} {gain:+.2f}" for name, gain in row.gains.items())
-    return Balanced(
-        variant=row.variant,
-        gains=row.gains,
-        smallest_gain=row.smallest_gain,
-        scaled_by=scaled_by,
-        sentence=f"{row.variant} is balanced: {verdict} ({gains} points against {baseline}).",
-    )
-
-
-def _nothing(rows: Sequence[RankedVariant], allowed: Mapping[str, float], baseline: str) -> str:
-    """Why nothing is balanced."""
-    if not any(row.eligible for row in rows):
-        return f"Nothing is balanced: the table has no complete trained variant besides {baseline}."
-    limits = ", ".join(f"{name} {value:.2f}" for name, value in allowed.items())
-    return (
-        f"Nothing is balanced: every variant is more than the tolerance ({limits} points) below {baseline} on at least "
-        f"one benchmark; {baseline} itself is the balanced choice."
-    )
+    return {name: float(asked.get(name, floor[name] or 0.0)) for name in table.benchmarks}
 
 
 def _above_random(table: ResultTable, baseline: str, random_init: str) -> dict[str, float | None]:
@@ -310,63 +333,3 @@ def _above_random(table: ResultTable, baseline: str, random_init: str) -> dict[s
     means = table.means()
     control = means.get(random_init, {})
     return {b: means[baseline][b] - control[b] if b in control else None for b in table.benchmarks}
-
-
-def _notes(
-    table: ResultTable,
-    rows: Sequence[RankedVariant],
-    balanced: Balanced | None,
-    scaled_by: Mapping[str, float] | None,
-    volume: float,
-    above: Mapping[str, float | None],
-    baseline: str,
-) -> tuple[str, ...]:
-    """What a reader must know, one sentence each."""
-    notes = []
-    seeds = {b: tuple(table.values(baseline, b)) for b in table.benchmarks}
-    if len(set(seeds.values())) > 1:
-        listed = "; ".join(f"{b}: {', '.join(map(str, seeds[b]))}" for b in table.benchmarks)
-        notes.append(
-            f"The seeds of {baseline} differ between benchmarks ({listed}); each mean is over the scores there are."
-        )
-    single = [row.variant for row in rows if len(row.seeds) == 1]
-    if len(single) == len(rows):
-        notes.append("Every variant has one seed only: the spread over seeds and front probabilities are unknown.")
-    elif single:
-        names = ", ".join(single)
-        notes.append(f"One seed only, spread over seeds unknown, fixed in the front probabilities: {names}.")
-    if scaled_by is None:
-        why = "every benchmark needs two baseline seeds that differ"
-        notes.append(f"Gains are compared in points, not scaled: there is no full noise floor ({why}).")
-    if volume == 0:
-        notes.append(f"No variant beats {baseline} on every benchmark, so the hypervolume against it is 0.")
-    if balanced is not None:
-        notes += _doubts(rows, balanced.variant, baseline)
-    for name, meaning in table.flag_meanings:
-        carriers = [row.variant for row in rows if name in row.flags]
-        if carriers:
-            barred = "; never balanced" if name == UNTRAINED else ""
-            notes.append(f"{name} ({', '.join(carriers)}): {meaning}{barred}.")
-    low = [name for name, distance in above.items() if distance is not None and distance <= 0]
-    if low:
-        notes.append(
-            f"{baseline} is not above the untrained encoder on {', '.join(low)}: no gain there shows learning."
-        )
-    if all(distance is None for distance in above.values()):
-        notes.append("There is no untrained control in the table, so nothing shows how much of a score is learned.")
-    notes += [f"{v} is left out: no score on {', '.join(names)}." for v, names in table.incomplete().items()]
-    return tuple(notes)
-
-
-def _doubts(rows: Sequence[RankedVariant], variant: str, baseline: str) -> list[str]:
-    """Gains of the balanced variant that its number of test items cannot tell from 0."""
-    by_name = {row.variant: row for row in rows}
-    row, against = by_name[variant], by_name[baseline]
-    unclear = []
-    for name, gain in row.gains.items():
-        one, other = row.item_error[name], against.item_error[name]
-        if one is not None and other is not None and abs(gain) <= 2 * math.hypot(one, other):
-            unclear.append(f"{name} {gain:+.2f} (standard error {math.hypot(one, other):.2f})")
-    if not unclear:
-        return []
-    return [f"Within two standard errors from test items alone (unpaired), {variant} on: {', '.join(unclear)}."]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas
 
 UNTRAINED = "untrained_encoder"
+COLLAPSED = "collapsed"
+BARRED = frozenset({UNTRAINED, COLLAPSED})  # flags of scores that no candidate has
 
 
 class ResultsError(EquipoiseError, ValueError):
