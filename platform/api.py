@@ -15,7 +15,8 @@ from equipoise.platform.errors import CheckpointError, StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord
-from equipoise.platform.record.registry import BALANCED, NAME
+from equipoise.platform.record.registry import CANDIDATE, NAME
+from equipoise.platform.report.confirmation import conclude_confirmation
 from equipoise.platform.report.front import Conclusion, conclude_study
 from equipoise.platform.report.html.page import write_report
 from equipoise.platform.settings import study as definitions
@@ -26,7 +27,7 @@ from equipoise.platform.stats.selection import Selection
 from equipoise.platform.stats.selection import select as select_from
 from equipoise.platform.stats.table import ResultTable
 from equipoise.platform.study import run
-from equipoise.platform.study.confirm import confirmations
+from equipoise.platform.study.confirm import confirmation_after, confirmations
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.encoders import frozen_encoder
 
@@ -142,15 +143,15 @@ class Study:
         return self._record.curves(metric)
 
     def front(self, tolerance: float | None = None, keep: bool = False) -> Conclusion:
-        """The Pareto front and the balanced variant, with the picture of both.
+        """The Pareto front and the leading candidate, with the picture of both.
 
         Args:
-            tolerance: points of accuracy that a balanced variant may lose on a benchmark; None for the noise floor.
-            keep: log them to the study's MLflow run, and register the balanced and the baseline encoder.
+            tolerance: points of accuracy that a candidate may lose on a benchmark; None for the noise floor.
+            keep: log them to the study's MLflow run, and register the candidate's and the baseline's encoder.
 
         Raises:
             TrackingError: if no trial is finished.
-            SelectionError: nothing to select from, or no tolerance.
+            SelectionError: there is no baseline.
         """
         return conclude_study(self._record, None, tolerance, keep=keep)
 
@@ -201,14 +202,14 @@ class Study:
         """
         return write_report(self._record, None if out is None else Path(out)).path
 
-    def encoder(self, alias: str = BALANCED) -> VideoEncoder:
+    def encoder(self, alias: str = CANDIDATE) -> VideoEncoder:
         """The frozen encoder that the study ends with, as :func:`load_encoder` loads it.
 
         Args:
-            alias: ``balanced`` or ``baseline``.
+            alias: ``candidate``, ``balanced`` (after a confirmation) or ``baseline``.
 
         Raises:
-            TrackingError: none is registered: the study is not complete, or nothing in it is balanced.
+            TrackingError: none is registered: the study is not complete, or nothing leads it or was confirmed.
             CheckpointError: its files are damaged, or it still equals its initialisation.
         """
         return load_encoder(f"models:/{self.name}@{alias}", self._record.tracker.uri)
@@ -254,7 +255,7 @@ def sweep(
     definition: SweepDefinition, home: HomeLike = HOME, *, resume: bool = False, address: str | None = None,
     quiet: bool = False,
 ) -> Study:  # fmt: skip
-    """Run a search over objective weights, controls first, to its end; then select from it and keep that.
+    """Run a search over objective weights, controls first, to its end; then select from it, keep that, and confirm it.
 
     Args:
         definition: of the search.
@@ -269,8 +270,13 @@ def sweep(
     Raises:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
     """
-    where = _home(home)
-    return _concluded(run.sweep(definition, where, run.RunOptions(resume, address, quiet)), where)
+    where, options = _home(home), run.RunOptions(resume, address, quiet)
+    outcome = run.sweep(definition, where, options)
+    found = _concluded(outcome, where)
+    asks = confirmation_after(definition, where) if outcome.complete else None
+    if asks is not None and (confirmed := asks.run(where, options)).complete:
+        conclude_confirmation(StudyRecord.open(where, confirmed.name), keep=True)
+    return found
 
 
 def ablate(
@@ -312,14 +318,14 @@ def read_results(path: str | Path, regime: str) -> ResultTable:
 
 
 def select(table: ResultTable, tolerance: float | None = None) -> Selection:
-    """The Pareto front of a table and its balanced variant.
+    """The Pareto front of a table and its leading candidate.
 
     Args:
         table: accuracies in percent.
-        tolerance: points that a balanced variant may lose on a benchmark; None for the noise floor.
+        tolerance: points that a candidate may lose on a benchmark; None for the noise floor.
 
     Raises:
-        SelectionError: nothing to select from, or no tolerance.
+        SelectionError: there is no baseline.
     """
     return select_from(table, tolerance=tolerance)
 
@@ -332,7 +338,8 @@ def load_encoder(model: str, tracking_uri: str | None = None) -> VideoEncoder:
     T = 1.
 
     Args:
-        model: ``models:/STUDY@balanced``, ``models:/STUDY@baseline`` or ``models:/STUDY/VERSION``.
+        model: ``models:/STUDY@ALIAS``, the alias being ``candidate``, ``balanced`` or ``baseline``, or
+            ``models:/STUDY/VERSION``.
         tracking_uri: MLflow store; None: MLflow's own setting (``MLFLOW_TRACKING_URI``).
 
     Returns:

@@ -1,8 +1,13 @@
-"""How much of a search's gain survives on fresh seeds.
+"""Whether a study's candidate is balanced, and how much of a search's gain survives, on fresh seeds and test items.
 
 The gain that a search reports for its winner is the largest of many noisy numbers: part of it is luck, and the luck
 does not come again (regression to the mean). The gain on fresh seeds had no part in the choice, so its interval is
 honest.
+
+The candidate was named before a fresh seed was trained, so it is tested first, alone and at the full level: it is
+balanced where each of its intervals lies above minus the tolerance, which was fixed before too. Nothing is picked among
+the confirmed a second time. Stars are of one Holm family: every variant, and their mean, on every benchmark. What seeds
+do is pooled over all variants that were trained.
 """
 
 from __future__ import annotations
@@ -12,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.variant import BASELINE
-from equipoise.platform.stats.contrasts import contrast
-from equipoise.platform.stats.pareto import SelectionError
-from equipoise.platform.stats.selection import select
+from equipoise.platform.stats.contrasts import block_residual, contrast
+from equipoise.platform.stats.gains import gain
 from equipoise.platform.stats.table import ResultTable, mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, holm
 
@@ -94,9 +100,13 @@ class Confirmation:
         together: mean gain of all variants, by benchmark.
         smallest: variant to its smallest gain over the benchmarks, which the study chose by, in points: in the study
             and on fresh seeds.
+        at_least: variant to the interval of its smallest gain on fresh seeds: the smallest lower and the smallest upper
+            end over the benchmarks; nan where one is not known.
         baseline: benchmark to the baseline's mean accuracy in the study and on fresh seeds.
-        balanced_before: the study's balanced variant, None where it has none.
-        balanced: the balanced variant of the fresh seeds alone, None where they have none.
+        tolerance: benchmark to the points that a balanced variant may lose, fixed with the study.
+        candidate: the variant that was named beforehand.
+        balanced: the candidate, where it keeps within the tolerance on every benchmark; else None.
+        better: whether the candidate's intervals lie above 0 on every benchmark.
         sentences: the result in plain words.
         notes: what a reader must know, one sentence each.
     """
@@ -111,9 +121,12 @@ class Confirmation:
     gains: tuple[ConfirmedGain, ...]
     together: Mapping[str, ConfirmedGain]
     smallest: Mapping[str, tuple[float, float]]
+    at_least: Mapping[str, tuple[float, float]]
     baseline: Mapping[str, tuple[float, float]]
-    balanced_before: str | None
+    tolerance: Mapping[str, float]
+    candidate: str
     balanced: str | None
+    better: bool
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -135,8 +148,13 @@ class Confirmation:
             "gains": [gain.to_dict() for gain in self.gains],
             "together": [gain.to_dict() for gain in self.together.values()],
             **{key: {k: {"search": a, "fresh": b} for k, (a, b) in found.items()} for key, found in pairs.items()},
-            "balanced_before": self.balanced_before,
+            "smallest_interval": {
+                v: None if math.isnan(low) else [low, high] for v, (low, high) in self.at_least.items()
+            },
+            "tolerance": dict(self.tolerance),
+            "candidate": self.candidate,
             "balanced": self.balanced,
+            "better_on_every_benchmark": self.better,
             "sentences": list(self.sentences),
             "notes": list(self.notes),
         }
@@ -147,7 +165,7 @@ def confirmation_of(record: StudyRecord, *, tolerance: float | None = None, leve
 
     Args:
         record: of the confirmation.
-        tolerance: points a balanced variant may lose; None for each study's noise floor.
+        tolerance: points a balanced variant may lose; None for the noise floor of the study that is confirmed.
         level: 0.05 for intervals of 95 %.
 
     Raises:
@@ -158,14 +176,15 @@ def confirmation_of(record: StudyRecord, *, tolerance: float | None = None, leve
     asked = record.definition
     if "confirms" not in asked:
         return None
+    source = StudyRecord.open(record.home, asked["confirms"])
     return compare_gains(
         record.name,
         asked["confirms"],
         tuple(asked["mixes"]),
-        StudyRecord.open(record.home, asked["confirms"]).table,
+        source.table,
         record.table,
         record.samples,
-        tolerance=tolerance,
+        tolerance=source.select(tolerance).tolerance,
         level=level,
     )
 
@@ -178,7 +197,7 @@ def compare_gains(
     after: ResultTable,
     fresh: Mapping[tuple[str, str], Sample],
     *,
-    tolerance: float | None = None,
+    tolerance: Mapping[str, float],
     level: float = 0.05,
     draws: int = 4000,
 ) -> Confirmation:
@@ -187,11 +206,11 @@ def compare_gains(
     Args:
         study: name of the confirmation.
         confirms: name of the study.
-        variants: what was confirmed, best first.
+        variants: what was confirmed; the first is the candidate.
         before: the study's scores.
         after: the confirmation's scores.
         fresh: the same by (variant, benchmark), with the test items each got right where they are at hand.
-        tolerance: points a balanced variant may lose; None for each study's noise floor.
+        tolerance: benchmark to the points a balanced variant may lose.
         level: 0.05 for intervals of 95 %.
         draws: bootstrap draws behind an interval.
 
@@ -200,17 +219,15 @@ def compare_gains(
     """
     benchmarks = after.benchmarks
     there = _scored(study, variants, benchmarks, fresh)
-    old = before.means()
-    gains: list[ConfirmedGain] = []
-    together: dict[str, ConfirmedGain] = {}
-    for b in benchmarks:
-        searched = {v: old[v][b] - old[BASELINE][b] for v in there}
-        mine, together[b] = _gains_on(b, searched, fresh, level, draws)
-        gains += mine
-    of = {v: [gain for gain in gains if gain.variant == v] for v in there}
+    old, new = before.means(), after.means()
+    searched = {(v, b): gain(before, v, BASELINE, b).points for v in there for b in benchmarks}
+    gains, together = _gains(there, benchmarks, searched, fresh, level, draws)
+    of = {v: [found for found in gains if found.variant == v] for v in there}
     smallest = {v: (min(g.search for g in mine), min(g.fresh.estimate for g in mine)) for v, mine in of.items()}
-    new = after.means()
-    balanced_before, balanced = _balanced(before, tolerance), _balanced(after, tolerance)
+    at_least = {v: _ends([g.fresh for g in mine]) for v, mine in of.items()}
+    candidate = variants[0]
+    own = {g.benchmark: g.fresh for g in of.get(candidate, ())}
+    kept = bool(own) and all(d.low > -tolerance[b] for b, d in own.items())  # never where an end is nan
     return Confirmation(
         study=study,
         confirms=confirms,
@@ -222,13 +239,16 @@ def compare_gains(
         gains=tuple(gains),
         together=together,
         smallest=smallest,
+        at_least=at_least,
         baseline={b: (old[BASELINE][b], new[BASELINE][b]) for b in benchmarks},
-        balanced_before=balanced_before,
-        balanced=balanced,
+        tolerance=dict(tolerance),
+        candidate=candidate,
+        balanced=candidate if kept else None,
+        better=kept and all(d.low > 0 for d in own.values()),
         sentences=(
-            *(_survival(gain) for gain in together.values()),
+            _verdict(candidate, own, at_least, tolerance),
+            *(_survival(found) for found in together.values()),
             _regression(there[0], smallest),
-            _choice(balanced_before, balanced, variants),
         ),
         notes=_notes(gains, tuple(v for v in variants if v not in there), before, there),
     )
@@ -252,29 +272,78 @@ def _scored(
     return there
 
 
-def _gains_on(
-    benchmark: str, searched: Mapping[str, float], fresh: Mapping[tuple[str, str], Sample], level: float, draws: int
-) -> tuple[list[ConfirmedGain], ConfirmedGain]:
-    """Gains of every variant on one benchmark, and of all together; ``searched``: gains in the search, in points."""
-    base = (-1.0, fresh[BASELINE, benchmark])
-    differences = holm([contrast(v, [(1.0, fresh[v, benchmark]), base], level=level, draws=draws) for v in searched])
-    mine = [
-        ConfirmedGain(variant=v, benchmark=benchmark, search=gain, fresh=difference)
-        for (v, gain), difference in zip(searched.items(), differences, strict=True)
-    ]
-    name = f"top {len(mine)}" if len(mine) > 1 else mine[0].variant
-    parts = [*((1 / len(mine), fresh[v, benchmark]) for v in searched), base]
-    found = contrast(name, parts, level=level, draws=draws)
-    return mine, ConfirmedGain(variant=name, benchmark=benchmark, search=mean(searched.values()), fresh=found)
+def _gains(
+    variants: Sequence[str],
+    benchmarks: Sequence[str],
+    searched: Mapping[tuple[str, str], float],
+    fresh: Mapping[tuple[str, str], Sample],
+    level: float,
+    draws: int,
+) -> tuple[list[ConfirmedGain], dict[str, ConfirmedGain]]:
+    """Gains of every variant on every benchmark, and of all together: one Holm family.
+
+    Args:
+        variants: what was confirmed.
+        benchmarks: where.
+        searched: (variant, benchmark) to its gain in the search, in points.
+        fresh: what was scored on fresh seeds.
+        level: 0.05 for intervals of 95 %.
+        draws: bootstrap draws behind an interval.
+    """
+    name = f"top {len(variants)}" if len(variants) > 1 else ""
+    found = []
+    for b in benchmarks:
+        base = (-1.0, fresh[BASELINE, b])
+        residual = block_residual([fresh[v, b] for v in (*variants, BASELINE)])
+        rows = {v: [(1.0, fresh[v, b]), base] for v in variants}
+        if name:
+            rows[name] = [*((1 / len(variants), fresh[v, b]) for v in variants), base]
+        found += [contrast(v, parts, residual=residual, level=level, draws=draws) for v, parts in rows.items()]
+    gains, together = [], {}
+    for d in holm(found):
+        every = [searched[v, d.benchmark] for v in variants]
+        search = mean(every) if d.variant == name else searched[d.variant, d.benchmark]
+        one = ConfirmedGain(variant=d.variant, benchmark=d.benchmark, search=search, fresh=d)
+        if d.variant != name:
+            gains.append(one)
+        if d.variant == name or not name:
+            together[d.benchmark] = one
+    return gains, together
 
 
-def _balanced(table: ResultTable, tolerance: float | None) -> str | None:
-    """The balanced variant; None also where there is neither tolerance nor noise floor."""
-    try:
-        found = select(table, tolerance=tolerance).balanced
-    except SelectionError:
-        return None
-    return None if found is None else found.variant
+def _ends(found: Sequence[Difference]) -> tuple[float, float]:
+    """The smallest lower and the smallest upper end of several intervals; nan where one is not known.
+
+    The smallest gain is above the first with at least the intervals' probability, and below the second.
+    """
+    ends = np.array([(d.low, d.high) for d in found])
+    low, high = ends.min(0)  # nan stays nan
+    return float(low), float(high)
+
+
+def _verdict(
+    candidate: str,
+    own: Mapping[str, Difference],
+    at_least: Mapping[str, tuple[float, float]],
+    tolerance: Mapping[str, float],
+) -> str:
+    """Whether the candidate is balanced."""
+    if not own:
+        return f"{candidate}, the candidate, has no complete score on fresh seeds: it is not confirmed."
+    low, high = at_least[candidate]
+    if math.isnan(low):
+        return f"{candidate} is not confirmed: nothing is known of the error of its gains."
+    smallest = f"its smallest gain is {min(d.estimate for d in own.values()):+.2f} points [{low:+.2f}, {high:+.2f}]"
+    limits = ", ".join(f"{b} {tolerance[b]:.2f}" for b in own)
+    short = [b for b, d in own.items() if d.low <= -tolerance[b]]
+    if short:
+        return (
+            f"{candidate} is not confirmed as balanced: {smallest}, and on {', '.join(short)} a loss of more than the "
+            f"tolerance ({limits} points) is not excluded."
+        )
+    if all(d.low > 0 for d in own.values()):
+        return f"{candidate} is balanced, and better than {BASELINE} on every benchmark: {smallest}."
+    return f"{candidate} is balanced: {smallest}, and no loss beyond the tolerance ({limits} points) on any benchmark."
 
 
 def points(difference: Difference) -> str:
@@ -312,18 +381,6 @@ def _regression(winner: str, smallest: Mapping[str, tuple[float, float]]) -> str
     )
 
 
-def _choice(before: str | None, after: str | None, variants: Sequence[str]) -> str:
-    """Who is balanced now."""
-    if after is None:
-        was = f", {before} was in the search" if before else ""
-        return f"On fresh seeds none of them is balanced{was}."
-    if after == before:
-        return f"{after} is balanced on fresh seeds, as in the search."
-    was = f"{before} was in the search" if before else "in the search nothing was"
-    left = " and is not among the confirmed" if before and before not in variants else ""
-    return f"{after} is balanced on fresh seeds; {was}{left}."
-
-
 def _notes(
     gains: Sequence[ConfirmedGain], missing: Sequence[str], before: ResultTable, variants: Sequence[str]
 ) -> tuple[str, ...]:
@@ -341,8 +398,9 @@ def _notes(
         notes.append("Which items were right is not at hand: intervals cover seeds, for this test set only.")
     if "none" in sources:
         notes.append("Nothing is known of the error of some gains: their scores show no spread over seeds and items.")
+    notes.append("What seeds do is pooled over the confirmed variants and the baseline.")
     notes.append(
-        "A share is that of the gain as the search reported it; its interval is that of the gain on fresh seeds. Both "
-        "studies have the same test items, so luck with items is still in it."
+        "A share is that of the gain as the search reported it, on select items; its interval is that of the gain on "
+        "fresh seeds and test items."
     )
     return tuple(notes)

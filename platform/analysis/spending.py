@@ -61,7 +61,7 @@ class Ended:
         cost: what it cost, work done twice included.
         lost: the part of that which was done twice.
         spent: what the study had spent by then.
-        hypervolume: between the baseline's point and what was known by then of the variants that may be balanced.
+        hypervolume: between the baseline's point and what was known by then of the eligible variants.
     """
 
     trial: str
@@ -81,13 +81,11 @@ class Spending:
         measure: what costs are counted in: ``CPU hours``, ``GPU hours`` or a currency.
         trials: those that ended.
         where: what the study had spent when a variant of the selection had its last score.
-        balanced: the balanced variant with its smallest gain in points, or None.
     """
 
     measure: str
     trials: tuple[Ended, ...]
     where: Mapping[str, float]
-    balanced: tuple[str, float] | None
 
     @property
     def total(self) -> float:
@@ -101,15 +99,12 @@ class Spending:
 
     @property
     def sentence(self) -> str:
-        """What was spent on what, and what a point gained cost."""
+        """What was spent on what. What a point gained cost is said once the gain is confirmed."""
         said = f"Spent: {self.total:.3g} {self.measure}"
         parts = {"on trials that failed": "failed", "on trials that were stopped early": "stopped"}
         spent = {words: sum(t.cost for t in self.trials if t.status == s) for words, s in parts.items()}
         spent["on work that was lost with a process or a node and done again"] = self.lost
         said += "".join(f", {value:.3g} of them {words}" for words, value in spent.items() if value)
-        if self.balanced is not None and self.balanced[1] > 0:
-            name, gain = self.balanced
-            said += f"; that is {self.total / gain:.3g} for each point that {name} gains where it gains least"
         return said + "."
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,6 +155,4 @@ def spending(runs: Sequence[Any], definition: Mapping[str, Any], selection: Sele
                 volume = hypervolume([np.mean(scores, axis=0) for scores in seen.values()], reference)
         lost = measure(Cost().plus(cost.lost, resources))
         trials.append(Ended(tags["trial"], variant, tags["status"], measure(cost), lost, spent, volume))
-    chosen = selection.balanced
-    balanced = None if chosen is None else (chosen.variant, min(chosen.gains.values()))
-    return Spending(measure.name, tuple(trials), where, balanced) if trials else None
+    return Spending(measure.name, tuple(trials), where) if trials else None

@@ -65,7 +65,7 @@ class StudyOptions:
         reading: of the variants.
         concurrent: trials at once.
         address: of a Ray cluster.
-        tolerance: points a balanced variant may lose.
+        tolerance: points a candidate may lose.
         workers: Ray Train workers of a trial.
         cpus_per_worker: CPUs of each.
         gpus_per_worker: GPUs of each.
@@ -142,7 +142,7 @@ def study_options(command: F) -> F:
         click.option("--reading", type=click.Choice(["as_described", "as_published"])),
         click.option("--concurrent", type=click.IntRange(1), help="Trials at once; default: as many as fit."),
         click.option("--address", help="Address of a Ray cluster, or auto; default: start one here."),
-        click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose anywhere."),
+        click.option("--tolerance", type=click.FloatRange(0), help="Points a candidate may lose anywhere."),
         click.option("--workers", type=click.IntRange(1), help="Ray Train workers of a trial."),
         click.option("--cpus-per-worker", type=click.FloatRange(0, min_open=True)),
         click.option("--gpus-per-worker", type=click.FloatRange(0, 1), help="Below 1, trials share a GPU."),

@@ -19,7 +19,7 @@ from equipoise.platform.cli.options import (
 @click.command()
 @click.argument("study")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; default: the study's folder.")
-@click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose; default: noise floor.")
+@click.option("--tolerance", type=click.FloatRange(0), help="Points a candidate may lose; default: noise floor.")
 @optuna_storage_option
 @storage_option
 @home_options

@@ -70,7 +70,7 @@ def probe(checkpoint: str, benchmarks: tuple[str, ...], out: str | None, places:
 @click.option("--results", type=click.Path(path_type=Path), help="A CSV of accuracies instead of a study.")
 @click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
 @click.option("--regime", help="Regime of the CSV's rows: mixed or ucf101 in the published table.")
-@click.option("--tolerance", type=click.FloatRange(0), help="Points a balanced variant may lose; default: noise floor.")
+@click.option("--tolerance", type=click.FloatRange(0), help="Points a candidate may lose; default: noise floor.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The plot: .png, .pdf or .svg.")
 @home_options
 @json_option
@@ -84,7 +84,7 @@ def front(
     places: Places,
     as_json: bool,
 ) -> None:
-    """Show the Pareto front of a STUDY (name or MLflow run id) and select the balanced variant."""
+    """Show the Pareto front of a STUDY (name or MLflow run id) and its leading candidate."""
     from rich.console import Console
 
     from equipoise.platform.report.front import conclude_study, conclude_table

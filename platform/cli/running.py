@@ -13,13 +13,26 @@ from equipoise.platform.errors import EquipoiseError
 
 if TYPE_CHECKING:
     from equipoise.platform.record.home import Home
+    from equipoise.platform.settings.study import StudyBase
     from equipoise.platform.study.run import Outcome, RunOptions
 
 Runner = Callable[["Home", "RunOptions"], "Outcome"]
 
 
+def say_lacking(definition: StudyBase) -> None:
+    """Before anything is spent: what the result will not be able to say."""
+    lacking = definition.lacking()
+    if lacking is not None:
+        click.echo(lacking, err=True)
+
+
 def run(
-    runner: Runner, places: Places, asked: StudyOptions, again: str, given: Mapping[str, Any] | None = None
+    runner: Runner,
+    places: Places,
+    asked: StudyOptions,
+    again: str,
+    given: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> Outcome:
     """Run a study; an interrupted one ends the command with the words that resume it.
 
@@ -29,6 +42,7 @@ def run(
         asked: how.
         again: the command's words without its options of place.
         given: what the command line changes of the definition, kept for a resumption.
+        name: of the study in those words; None: its own.
     """
     from equipoise.platform.study.run import RunOptions
 
@@ -43,7 +57,7 @@ def run(
         where += " and the same --optuna-storage" if home.optuna_storage else ""
         click.echo(
             f"Stopped: {done} of {outcome.planned} trials are finished and kept. "
-            f"Go on with: equipoise {again} --name {outcome.name} --resume {where}",
+            f"Go on with: equipoise {again} --name {name or outcome.name} --resume {where}",
             err=True,
         )
         raise SystemExit(130)
@@ -65,12 +79,36 @@ def say_failures(outcome: Outcome) -> None:
         raise EquipoiseError(f"every trial of study {outcome.name!r} failed; the first: {failed[0].error}")
 
 
-def conclude(outcome: Outcome, places: Places, asked: StudyOptions, design: bool, as_json: bool) -> None:
-    """Select from a study that ran, and show what a design's factors add."""
+def conclude_confirmed(outcome: Outcome, places: Places, asked: StudyOptions, show: bool) -> dict[str, Any]:
+    """Say what a confirmation that ran came to, and keep that; returns its record."""
+    from rich.console import Console
+
+    from equipoise.platform.report.confirmation import conclude_confirmation
+    from equipoise.platform.report.front import conclude_study
+    from equipoise.platform.report.tables.confirmation import show_confirmation
+
+    say_failures(outcome)
+    record = places.study(outcome.name)
+    found = conclude_confirmation(record, asked.tolerance, keep=True)
+    selection = conclude_study(record, None, asked.tolerance, keep=True)
+    if show:
+        show_confirmation(found, Console())
+    return {**outcome.to_dict(), "selection": selection.to_dict(), "confirmation": found.to_dict()}
+
+
+def conclude(
+    outcome: Outcome,
+    places: Places,
+    asked: StudyOptions,
+    design: bool,
+    as_json: bool,
+    confirmed: Outcome | None = None,
+) -> None:
+    """Select from a study that ran, show what a design's factors add, and what its confirmation came to."""
     from rich.console import Console
 
     from equipoise.platform.report.front import conclude_study
-    from equipoise.platform.report.tables.front import show
+    from equipoise.platform.report.tables.front import show, show_accuracies
     from equipoise.platform.stats.pareto import SelectionError
 
     say_failures(outcome)
@@ -80,7 +118,9 @@ def conclude(outcome: Outcome, places: Places, asked: StudyOptions, design: bool
         found = conclude_study(record, None, asked.tolerance, keep=True)
     except SelectionError as error:
         # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
-        click.echo(f"No selection yet: {error}", err=True)
+        click.echo(f"No selection: {error}", err=True)
+        if not as_json:
+            show_accuracies(record.table, Console())
     else:
         content["selection"] = found.to_dict()
         if not as_json:
@@ -93,6 +133,8 @@ def conclude(outcome: Outcome, places: Places, asked: StudyOptions, design: bool
         content["effects"] = {**effects.to_dict(), "plot": picture and str(picture)}
         if not as_json:
             show_effects(effects, picture, Console())
+    if confirmed is not None:
+        content["confirmation"] = conclude_confirmed(confirmed, places, asked, not as_json)
     if as_json:
         emit(content)
     where = f"{outcome.name} {places.record}"

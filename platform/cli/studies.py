@@ -20,7 +20,7 @@ from equipoise.platform.cli.options import (
     optuna_storage_option,
     study_options,
 )
-from equipoise.platform.cli.running import conclude, run
+from equipoise.platform.cli.running import conclude, run, say_lacking
 from equipoise.platform.errors import EquipoiseError
 
 
@@ -31,27 +31,39 @@ from equipoise.platform.errors import EquipoiseError
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]))
 @click.option("--warm-start", metavar="STUDY", help="Begin with what an earlier study of this record found.")
 @click.option("--budget", metavar="HOURS", help="End the search before it takes more than 40gpu-h, or 200cpu-h.")
+@click.option("--confirm", is_flag=True, help="Then confirm the candidate on fresh seeds, out of the same budget.")
 @max_loss_option
 @optuna_storage_option
 @study_options
 @home_options
 @json_option
-def sweep(space: str, places: Places, asked: StudyOptions, as_json: bool, **search: Any) -> None:
+def sweep(space: str, confirm: bool, places: Places, asked: StudyOptions, as_json: bool, **search: Any) -> None:
     """Search objective weights. SPACE: quickstart, miniature_parameters or full, which are shipped, or a YAML file.
 
     With --resume, options that changed the search space when the study was started need not be repeated.
     """
     from equipoise.platform.settings.study import load_sweep, name_in_space
     from equipoise.platform.study import run as study
+    from equipoise.platform.study.confirm import confirmation_after
     from equipoise.platform.study.resume import remembered
 
     changes = {k: v for k, v in asked.changes(**search).items() if v not in (None, ())}
     if asked.resume:
         changes = remembered(places.open(), asked.name or name_in_space(space), changes)
+    if confirm:
+        changes.setdefault("confirm", {})
     definition = load_sweep(space, changes)
     runner = functools.partial(study.sweep, definition)
-    outcome = run(runner, places, asked, f"sweep {shlex.quote(space)}", changes)
-    conclude(outcome, places, asked, False, as_json)
+    again = f"sweep {shlex.quote(space)}"
+    say_lacking(definition)
+    outcome = run(runner, places, asked, again, changes)
+    confirmed = None
+    asks = confirmation_after(definition, places.open())
+    if asks is not None:
+        click.echo(asks.forecast, err=True)
+        # After an interrupt of either, the same command goes on with what is left.
+        confirmed = run(asks.run, places, asked, again, name=outcome.name)
+    conclude(outcome, places, asked, False, as_json, confirmed)
 
 
 @click.command()
@@ -80,6 +92,7 @@ def ablate(
 
     changes = asked.changes(variants=variants, seeds=seeds, **({"control_seeds": seeds} if seeds else {}))
     loaded, again = ablation_of(definition, design, changes)
+    say_lacking(loaded)
     outcome = run(functools.partial(study.ablate, loaded), places, asked, again)
     conclude(outcome, places, asked, loaded.design is not None, as_json)
 

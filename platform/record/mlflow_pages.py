@@ -48,7 +48,7 @@ def _view(study: str, parent: str, benchmarks: Sequence[str]) -> dict[str, Any]:
     lines = chart("parallel", "PARALLEL", selectedParams=[], selectedMetrics=list(benchmarks), showAllRuns=True)
     bars = [chart(b, "BAR", metricKey=b) for b in benchmarks]
     section = {"uuid": SECTION, "name": "Accuracies", "display": True, "isReordered": False, "deleted": False}
-    columns = [*(f"metrics.`{b}`" for b in benchmarks), *(f"tags.`{t}`" for t in ("seed", "front", "balanced"))]
+    columns = [*(f"metrics.`{b}`" for b in benchmarks), *(f"tags.`{t}`" for t in ("seed", "front", "candidate"))]
     return {
         "searchFilter": f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND tags.role != 'study'",
         # One row for each variant, the mean over its seeds; a click unfolds them.
@@ -70,10 +70,10 @@ def runs_page(tracker: Tracker, study: str, charts: bool = False) -> str:
 def compare_page(tracker: Tracker, runs: Sequence[Any]) -> str | None:
     """Address of MLflow's comparison of a study's variants, each by its first finished seed; None for less than two.
 
-    Controls, the balanced variant and the front come first, where there are more than can be compared.
+    Controls, the candidate and the front come first, where there are more than can be compared.
     """
     first: dict[str, Any] = {}
-    marks = [("role", "control"), ("balanced", "true"), ("front", "true")]
+    marks = [("role", "control"), ("candidate", "true"), ("front", "true")]
     for run in sorted(runs, key=lambda r: [r.data.tags.get(tag) != value for tag, value in marks]):
         tags = run.data.tags
         if tags.get("status") != "finished":

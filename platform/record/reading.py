@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equipoise.platform.errors import StorageError
 from equipoise.platform.record.client import RESULT_TAG, TRAIN, TrackingError, quoted
 from equipoise.platform.record.correctness import read_correctness
 from equipoise.platform.record.home import Home
@@ -17,8 +19,9 @@ from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import RECORDS
+from equipoise.platform.stats.selection import Selection, select
 from equipoise.platform.stats.table import ResultTable, Score
-from equipoise.platform.stats.uncertainty import Bools, Sample, samples
+from equipoise.platform.stats.uncertainty import Bools, Sample, StatisticsError, samples
 
 DEFINITION = "study.json"
 SETTINGS = "settings.json"
@@ -92,13 +95,29 @@ class StudyRecord:
         """Runs of its finished trials, oldest first."""
         return tuple(run for run in self.trials if run.data.tags.get("status") == "finished")
 
+    @property
+    def picked(self) -> dict[str, int]:
+        """Mixes that earned more seeds, and the seed that earned them: it is left out of what is said of the mix."""
+        again = {run.data.tags["variant"] for run in self.finished if run.data.tags["role"] == "repeat"}
+        return {
+            run.data.tags["variant"]: int(run.data.tags["seed"])
+            for run in self.finished
+            if run.data.tags["role"] == "search" and run.data.tags["variant"] in again
+        }
+
+    @property
+    def launched(self) -> int:
+        """Mixes that it started, those that were stopped or failed included."""
+        return len({run.data.tags["variant"] for run in self.trials if run.data.tags["role"] != "control"})
+
     @functools.cached_property
     def table(self) -> ResultTable:
-        """Accuracies of its finished trials.
+        """Accuracies of its finished trials, less those of the seeds that repeated mixes were picked by.
 
         Raises:
             TrackingError: if no trial is finished.
         """
+        picked = self.picked
         scores = [
             Score(
                 variant=run.data.tags["variant"],
@@ -109,6 +128,7 @@ class StudyRecord:
                 flags=frozenset(f for f in run.data.tags.get("flags", "").split(",") if f),
             )
             for run in self.finished
+            if picked.get(run.data.tags["variant"]) != int(run.data.tags["seed"])
             for name in self.benchmarks
             if name in run.data.metrics
         ]
@@ -171,6 +191,31 @@ class StudyRecord:
             StorageError: the place where its trials wrote cannot be reached.
         """
         return samples(self.table, self.correctness)
+
+    def select(self, tolerance: float | None = None) -> Selection:
+        """Its front and its leading candidate.
+
+        Args:
+            tolerance: points a candidate may lose on a benchmark; None for the noise floor.
+
+        Raises:
+            TrackingError: if no trial is finished.
+            SelectionError: the baseline is missing.
+        """
+        try:
+            known = self.correctness
+        except (StatisticsError, StorageError):  # the report says what is missing
+            known = None
+        command = f"equipoise confirm {shlex.quote(self.name)}"
+        found = select(self.table, tolerance=tolerance, launched=self.launched, correctness=known, confirm=command)
+        if "confirms" in self.definition:
+            of = self.definition["confirms"]
+            return found.without_candidate(
+                f"This confirms {of}: it was named what to test, and nothing is picked here."
+            )
+        return found.with_notes(
+            f"The seed that {v} was picked by ({s}) is left out of its scores." for v, s in self.picked.items()
+        )
 
     def artifact(self, name: str, what: str) -> Any:
         """Content of a JSON artifact of its parent run; ``what`` are the words for the error sentence.

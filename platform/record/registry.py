@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
 from equipoise.platform.record.tracking import Tracker
 
 MODEL_FOLDER = "checkpoint"  # of a run's artifacts
-BALANCED = "balanced"  # alias of the balanced encoder; the baseline's is the variant's name
+CANDIDATE = "candidate"  # alias of the leading variant's encoder before it is confirmed
+BALANCED = "balanced"  # alias of the confirmed one's; the baseline's is the variant's name
 NAME = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))")
+
+
+def withdraw(tracker: Tracker, study: str, alias: str) -> None:
+    """Take an alias of a study's model back, where it has it."""
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException):  # no such model: nothing was registered
+        tracker.client.delete_registered_model_alias(study, alias)
 
 
 def register(tracker: Tracker, study: str, alias: str, run: Any) -> str:
@@ -20,7 +30,7 @@ def register(tracker: Tracker, study: str, alias: str, run: Any) -> str:
     Args:
         tracker: of the study.
         study: its name, and the model's.
-        alias: ``balanced`` or ``baseline``.
+        alias: ``candidate``, ``balanced`` or ``baseline``.
         run: MLflow run whose artifacts hold the checkpoint.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The end of a study: front, balanced variant and plot, shown and kept in MLflow."""
+"""The end of a study: front, leading candidate and plot, shown and kept in MLflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from equipoise.platform.analysis.spending import Spending, spending
 from equipoise.platform.errors import StorageError
 from equipoise.platform.record.reading import StudyRecord, has_artifact
-from equipoise.platform.record.registry import BALANCED, MODEL_FOLDER, register
+from equipoise.platform.record.registry import CANDIDATE, MODEL_FOLDER, register
 from equipoise.platform.report.plots.cost import plot_cost
 from equipoise.platform.report.plots.curves import plot_curves
 from equipoise.platform.report.plots.front import plot_front
@@ -29,7 +29,7 @@ class Conclusion:
     """A selection and its plot.
 
     Attributes:
-        selection: front, balanced variant and notes.
+        selection: front, leading candidate and notes.
         plot: the picture.
         weights: weights of every variant by objective, where a study tells them.
         cost: what the study spent, where its record holds that.
@@ -59,7 +59,10 @@ class Conclusion:
 
 def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float | None) -> Conclusion:
     """Select from a table and draw the front."""
-    selection = select(table, tolerance=tolerance)
+    return _drawn(select(table, tolerance=tolerance), out, title)
+
+
+def _drawn(selection: Selection, out: Path, title: str) -> Conclusion:
     return Conclusion(selection, plot_front(selection, out, title))
 
 
@@ -71,15 +74,15 @@ def conclude_study(
     Args:
         record: of the study.
         out: the picture; None for ``front.png`` in the study's folder, or here where that is on another machine.
-        tolerance: points a balanced variant may lose; None for the noise floor.
-        keep: log all of it to the study's parent run, and register the balanced and the baseline encoder.
+        tolerance: points a candidate may lose; None for the noise floor.
+        keep: log all of it to the study's parent run, and register the candidate's and the baseline's encoder.
 
     Raises:
         TrackingError: no trial is finished.
-        SelectionError: nothing to select from, or no tolerance.
+        SelectionError: there is no baseline.
     """
     title = f"Study {record.name}"
-    found = conclude_table(record.table, record.picture(out, PICTURE), title, tolerance)
+    found = _drawn(record.select(tolerance), record.picture(out, PICTURE), title)
     found = _against_cost(found, spending(record.trials, record.definition, found.selection), title)
     notes = _keep(record, found) if keep else []
     return replace(found, weights=record.weights, notes=tuple(notes))
@@ -90,8 +93,8 @@ def _keep(record: StudyRecord, found: Conclusion) -> list[str]:
     tracker, run_id, selection = record.tracker, record.run_id, found.selection
     record.keep(found.plot, found.cost_plot, front=selection.to_dict())
     tracker.metrics(run_id, {"hypervolume": selection.hypervolume, "front_size": len(selection.front)}, 0)
-    balanced = selection.balanced.variant if selection.balanced else None
-    tracker.tag(run_id, **{"balanced": balanced or "none", "mlflow.note.content": _note(selection)})
+    candidate = selection.candidate.variant if selection.candidate else None
+    tracker.tag(run_id, **{"candidate": candidate or "none", "mlflow.note.content": _note(selection)})
     shown = most_telling(record.trials, selection)
     part = "" if len(shown) == len(record.trials) else f": {len(shown)} of {len(record.trials)} trials"
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,7 +103,7 @@ def _keep(record: StudyRecord, found: Conclusion) -> list[str]:
             if curves:
                 record.keep(plot_curves(curves, Path(scratch) / f"{metric}.png", label, f"Study {record.name}{part}"))
     _mark(record, selection)
-    return _register(record, {BALANCED: balanced, BASELINE: selection.baseline})
+    return register_encoders(record, {CANDIDATE: candidate, BASELINE: selection.baseline})
 
 
 def _against_cost(found: Conclusion, spent: Spending | None, title: str) -> Conclusion:
@@ -112,17 +115,23 @@ def _against_cost(found: Conclusion, spent: Spending | None, title: str) -> Conc
 
 
 def _mark(record: StudyRecord, selection: Selection) -> None:
-    """Tag the runs on the front and the balanced one; only what changes is written: a study may have a thousand."""
-    on_front, balanced = set(selection.front), selection.balanced
+    """Tag the runs on the front and the candidate's; only what changes is written: a study may have a thousand."""
+    on_front, candidate = set(selection.front), selection.candidate
     for run in record.finished:
         variant = run.data.tags.get("variant")
-        now = {"front": variant in on_front, "balanced": balanced is not None and variant == balanced.variant}
+        now = {"front": variant in on_front, "candidate": candidate is not None and variant == candidate.variant}
         changed = {k: str(v).lower() for k, v in now.items() if str(v).lower() != run.data.tags.get(k, "false")}
         record.tracker.tag(run.info.run_id, **changed)
 
 
-def _register(record: StudyRecord, wanted: Mapping[str, str | None]) -> list[str]:
-    """Register one encoder for each alias, that of its variant's first seed; returns what could not be done."""
+def register_encoders(record: StudyRecord, wanted: Mapping[str, str | None], study: str | None = None) -> list[str]:
+    """Register one encoder for each alias, that of its variant's first seed; returns what could not be done.
+
+    Args:
+        record: whose runs hold the encoders.
+        wanted: alias to variant; None: there is none.
+        study: whose model they become; None: the record's own.
+    """
     notes: list[str] = []
     for alias, variant in wanted.items():
         runs = [r for r in record.finished if r.data.tags.get("variant") == variant and r.data.tags.get("checkpoint")]
@@ -136,7 +145,7 @@ def _register(record: StudyRecord, wanted: Mapping[str, str | None]) -> list[str
         except (StorageError, FileNotFoundError) as error:  # a home may have been moved
             notes.append(f"The checkpoint of {variant} is not in the record: {error}.")
             continue
-        register(record.tracker, record.name, alias, run)
+        register(record.tracker, study or record.name, alias, run)
     return notes
 
 

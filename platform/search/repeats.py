@@ -18,9 +18,10 @@ def next_repeat(
 ) -> tuple[TrialRow, int] | None:
     """The trial to repeat next, and the seed; None where no variant has earned one.
 
-    Controls are on or off the front like everything else, but have the seeds they were given. A variant whose newest
-    seed is still being trained waits for it: its mean may leave the front. The answer depends on the book alone, so a
-    resumed study repeats what it would have repeated.
+    A mix earns its seeds by the first one alone, which is then left out of what is said of it: were a further seed
+    asked for because the last one was good, the mean of all would be too good. Controls are on or off the front by
+    their means, and have the seeds they were given. The answer depends on the book alone, so a resumed study repeats
+    what it would have repeated.
 
     Args:
         rows: the book.
@@ -31,7 +32,8 @@ def next_repeat(
     repeats = sum(r.role == "repeat" for r in searched)
     if repeats + 1 > setting.share * (len(searched) + 1):
         return None
-    promising = set(front(means(rows, benchmarks))) - {r.name for r in rows if r.role == "control"}
+    first = [r for r in rows if r.role != "repeat"]
+    promising = set(front(means(first, benchmarks))) - {r.name for r in rows if r.role == "control"}
     by_name: dict[str, list[TrialRow]] = {}
     for row in searched:
         if row.name in promising:

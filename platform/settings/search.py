@@ -139,6 +139,23 @@ class SeedFidelity(Settings):
     share: float = Field(0.25, gt=0, lt=1)
 
 
+class ConfirmSetting(Settings):
+    """The confirmation that ends a search, out of the same budget.
+
+    Attributes:
+        top: variants that are confirmed, the candidate first.
+        seeds: fresh seeds of each, and of both controls.
+    """
+
+    top: int = Field(3, ge=1)
+    seeds: int = Field(5, ge=2)
+
+    @property
+    def trials(self) -> int:
+        """Trials that it takes, those of the controls included."""
+        return (self.top + 2) * self.seeds
+
+
 Sampler = Literal["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]
 
 POPULATION = 20

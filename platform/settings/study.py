@@ -17,6 +17,7 @@ from equipoise.platform.settings.preset import Preset, load_preset
 from equipoise.platform.settings.search import (
     STARTUP,
     Budget,
+    ConfirmSetting,
     Constraints,
     EarlyStopping,
     Prices,
@@ -27,6 +28,7 @@ from equipoise.platform.settings.space import SearchSpace
 from equipoise.platform.settings.trial import Regime, Resources, TrialSettings, load_regime
 from equipoise.platform.settings.variant import CONTROLS, Reading, Variant, load_variant, variants
 
+LEAST_SEEDS = 4  # of the controls: their spread then has the three degrees of freedom that a noise floor needs
 PUBLISHED = "published"
 """Stands in ``start`` for all published variants that lie in the space."""
 S = TypeVar("S", bound="StudyBase")
@@ -96,6 +98,18 @@ class StudyBase(Settings):
         }
         return parse(TrialSettings, data, f"study {self.name}, variant {name}")
 
+    def lacking(self) -> str | None:
+        """What its result will not be able to say for want of seeds, in a sentence; None where nothing is missing."""
+        if self.refuse_controls:
+            return "Without controls nothing is compared: only accuracies will be shown."
+        if len(self.control_seeds) >= LEAST_SEEDS:
+            return None
+        seeds = len(self.control_seeds)
+        return (
+            f"With {seeds} control seed{'s' if seeds > 1 else ''} there may be no noise floor: gains will not be measured "
+            f"in it, and a candidate may lose nothing; {LEAST_SEEDS} are needed (control_seeds: [0, 1, 2, 3])."
+        )
+
     def controls(self) -> list[tuple[str, Variant, int]]:
         """The controls this study runs first."""
         if self.refuse_controls:
@@ -117,6 +131,7 @@ class SweepDefinition(SearchSpace, StudyBase):
         early_stopping: when trials stop early; null: never.
         seeds: how promising variants earn more seeds; null: they do not.
         budget: hours at which the search stops, ``40gpu-h`` or ``200cpu-h``; null: ``trials`` decides.
+        confirm: the confirmation that follows, for which the budget keeps hours back; null: none does.
     """
 
     trials: int = Field(ge=1)
@@ -128,6 +143,7 @@ class SweepDefinition(SearchSpace, StudyBase):
     early_stopping: EarlyStopping | None = None
     seeds: SeedFidelity | None = None
     budget: Budget | None = None
+    confirm: ConfirmSetting | None = None
 
     @field_validator("start", mode="before")
     @classmethod

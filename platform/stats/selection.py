@@ -10,7 +10,7 @@ Shapes: V variants, M benchmarks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -144,6 +144,14 @@ class Selection:
             if row.variant == variant:
                 return row
         raise KeyError(variant)
+
+    def with_notes(self, more: Iterable[str]) -> Selection:
+        """The same with further notes."""
+        return replace(self, notes=(*self.notes, *more))
+
+    def without_candidate(self, sentence: str) -> Selection:
+        """The same of a study that picks nothing, with what is said instead."""
+        return replace(self, candidate=None, sentence=sentence)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, strings and numbers, ready for JSON (tuples become lists)."""

@@ -6,15 +6,18 @@ of the study's own trials, as its record holds them, so an edited preset or vari
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.base import parse
-from equipoise.platform.settings.study import ConfirmationDefinition
+from equipoise.platform.settings.study import ConfirmationDefinition, SweepDefinition
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import CONTROLS, load_variant
-from equipoise.platform.stats.selection import Selection, noise_floor, select
-from equipoise.platform.stats.table import ResultTable
+from equipoise.platform.stats import power
+from equipoise.platform.stats.selection import Selection
 from equipoise.platform.study.run import Asked, Outcome, RunOptions, run_study
 
 KIND = "confirmation"
@@ -76,7 +79,7 @@ def define(source: StudyRecord, name: str, top: int, seeds: int) -> tuple[Confir
     study = source.name
     if not source.benchmarks:
         raise StudyError(f"study {study!r} scores nothing, so it has no top variants to confirm")
-    chosen = [row.variant for row in ranking(source.table).rows if row.eligible][:top]
+    chosen = chosen_of(source.select(), top)
     if not chosen:
         raise StudyError(f"study {study!r} has no finished trained variant besides its controls: nothing to confirm")
     settings = source.settings
@@ -105,11 +108,71 @@ def define(source: StudyRecord, name: str, top: int, seeds: int) -> tuple[Confir
     return definition, listed
 
 
-def ranking(table: ResultTable, tolerance: float | None = None) -> Selection:
-    """The selection of a table, also where one baseline seed leaves no noise floor to take as tolerance (then 0)."""
-    if tolerance is None and "baseline" in table.variants and None in noise_floor(table).values():
-        tolerance = 0.0
-    return select(table, tolerance=tolerance)
+def chosen_of(selection: Selection, top: int) -> list[str]:
+    """What is confirmed of a study: its candidate, then the next in its order."""
+    rows = [row.variant for row in selection.rows if row.eligible]
+    first = [] if selection.candidate is None else [selection.candidate.variant]
+    return [*first, *(name for name in rows if name not in first)][:top]
+
+
+def forecast(selection: Selection, top: int, seeds: int, effect: float | None = None) -> str:
+    """What a confirmation can find, in a sentence or two, before it starts.
+
+    Args:
+        selection: of the study.
+        top: how many variants.
+        seeds: how many fresh seeds.
+        effect: points of a gain that should be found; None for the smallest that is expected of the candidate.
+    """
+    floor = {b: value for b, value in selection.noise_floor.items() if value}
+    if len(floor) < len(selection.benchmarks):
+        return "What it can find is not known beforehand: the study's own seeds tell too little of their spread."
+    variants = len(chosen_of(selection, top))
+    tests = (variants + (variants > 1)) * len(floor)
+    found = ", ".join(f"{b} {power.detectable(value, seeds, tests):.1f}" for b, value in floor.items())
+    said = f"With {seeds} seeds each, true gains of this many points are found in 80 % of confirmations: {found}."
+    expected = selection.candidate.expected if selection.candidate is not None else None
+    effect = effect or (min(e.points for e in expected.values()) if expected else 0.0)
+    if effect <= 0:
+        return said
+    needed = [power.seeds_needed(effect, value, tests) for value in floor.values()]
+    most = None if None in needed else max(n for n in needed if n is not None)
+    enough = f"more than {power.MOST_SEEDS}" if most is None else str(most)
+    return f"{said} A gain of {effect:.1f} points on every benchmark takes {enough} seeds."
+
+
+@dataclass(frozen=True)
+class Next:
+    """The confirmation that a sweep asked for.
+
+    Attributes:
+        forecast: what it can find, in a sentence or two.
+        run: starts it, or goes on with it; called with the home and how to run.
+    """
+
+    forecast: str
+    run: Callable[[Home, RunOptions], Outcome]
+
+
+def confirmation_after(definition: SweepDefinition, home: Home) -> Next | None:
+    """The confirmation that a sweep asked for; None where it asked for none, or nothing leads it.
+
+    Raises:
+        TrackingError: the sweep has no finished trial.
+        SelectionError: its baseline is missing.
+    """
+    if definition.confirm is None:
+        return None
+    selection = StudyRecord.open(home, definition.name).select()
+    if selection.candidate is None:
+        return None
+    top, seeds = definition.confirm.top, definition.confirm.seeds
+
+    def start(home: Home, options: RunOptions) -> Outcome:
+        again = replace(options, resume=home.has_book(f"{definition.name}-{KIND}"))
+        return confirm(definition.name, home, again, top=top, seeds=seeds)
+
+    return Next(forecast(selection, top, seeds), start)
 
 
 def confirmations(source: StudyRecord) -> list[str]:

@@ -55,6 +55,11 @@ class Director:
     def _budget(self) -> Budget | None:
         return None if self.plan.search is None else self.plan.search.budget
 
+    def _holds_another(self, surely: bool = False) -> bool:
+        """Whether the budget holds another trial of the search, and what comes after it."""
+        reserve = 0 if self.plan.search is None else self.plan.search.reserve
+        return self.bookkeeper.meter.holds_another(self._budget, surely, reserve)
+
     def planned(self) -> int:
         """Trials of the whole study."""
         listed = sum(r.role not in SEARCHED for r in self.ledger.rows())
@@ -67,7 +72,7 @@ class Director:
 
     def _unasked(self) -> int:
         """Trials of the search that have no identity yet; none where the budget does not hold one more."""
-        return self._left() if self.bookkeeper.meter.holds_another(self._budget) else 0
+        return self._left() if self._holds_another() else 0
 
     def _left(self) -> int:
         return max(0, self._searched - sum(r.role in SEARCHED for r in self.ledger.rows()))
@@ -75,7 +80,7 @@ class Director:
     def budget_note(self) -> str | None:
         """What the budget left undone, in a sentence; None where it left nothing."""
         budget, meter = self._budget, self.bookkeeper.meter
-        if budget is None or meter.holds_another(budget) or not self._left():
+        if budget is None or self._holds_another() or not self._left():
             return None
         spent, _, another = meter.outlook(budget.unit)
         about = "" if another is None else f", another takes about {another:.3g}"
@@ -100,7 +105,7 @@ class Director:
         # What is under way may cost less than expected, so nothing is given up before it has ended; and it tells what
         # a trial costs, before a wave of them starts that no budget holds.
         waits = under_way and not self.ledger.rows("interrupted", "proposed") and self._left()
-        return bool(waits) and not self.bookkeeper.meter.holds_another(self._budget, surely=True)
+        return bool(waits) and not self._holds_another(surely=True)
 
     def explain(self) -> None:
         """Say what trials wait for that do not start; called all the time."""

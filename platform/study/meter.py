@@ -88,16 +88,17 @@ class Meter:
             to_come += usual - so_far if so_far < usual else max(whole.get(row.number, 0.0) - so_far, 0.0)
         return sum(hours.values()), to_come, another
 
-    def holds_another(self, budget: Budget | None, surely: bool = False) -> bool:
+    def holds_another(self, budget: Budget | None, surely: bool = False, reserve: int = 0) -> bool:
         """Whether a budget holds another trial besides those under way, by what trials have cost so far.
 
         Args:
             budget: None: there is no end.
             surely: what is the answer while nothing is known of costs: False with it, True without.
+            reserve: trials that have to fit in after it.
         """
         if budget is None:
             return True
         spent, to_come, another = self.outlook(budget.unit)
         if another is None:
             return spent < budget.hours and not surely
-        return spent < budget.hours and spent + to_come + another <= budget.hours
+        return spent < budget.hours and spent + to_come + (1 + reserve) * another <= budget.hours

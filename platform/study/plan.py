@@ -24,6 +24,7 @@ class SearchPlan:
         early_stopping: when its trials stop early; None: never.
         seeds: how promising variants earn more seeds; None: they do not.
         budget: hours that it does not mean to exceed; None: no end but ``trials``.
+        reserve: trials of the confirmation that follows, for which the budget keeps hours back.
     """
 
     proposer: OptunaProposer
@@ -32,6 +33,7 @@ class SearchPlan:
     early_stopping: EarlyStopping | None = None
     seeds: SeedFidelity | None = None
     budget: Budget | None = None
+    reserve: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

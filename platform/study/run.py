@@ -231,6 +231,7 @@ def _director(
             early_stopping=definition.early_stopping,
             seeds=definition.seeds,
             budget=definition.budget,
+            reserve=0 if definition.confirm is None else definition.confirm.trials,
         )
     plan = StudyPlan(
         study=definition.name,

@@ -24,7 +24,7 @@ LINE = 14.0  # height of a label
 MOST_NAMES = 14
 FAR = 2.0  # spans of the variants that matter, beyond which a dominated one would squeeze them into a corner
 REACH = 0.6  # share of the means' span that intervals may add at either end of an axis
-ORDER = ("rest", "untrained", "front", "random_init", "baseline", "balanced")  # what covers what
+ORDER = ("rest", "untrained", "front", "random_init", "baseline", "candidate")  # what covers what
 Span = tuple[float, float]
 Box = tuple[float, float, float, float]
 
@@ -140,7 +140,7 @@ class Chart:
 
 
 def _shape(group: str, x: float, y: float) -> str:
-    if group == "balanced":
+    if group == "candidate":
         turns = [math.pi * (i / 5 - 0.5) for i in range(10)]
         points = [(11 if i % 2 == 0 else 4.6, turn) for i, turn in enumerate(turns)]
         return _polygon([(x + r * math.cos(a), y + r * math.sin(a)) for r, a in points])

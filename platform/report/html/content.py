@@ -17,7 +17,7 @@ from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.reading import SETTINGS, StudyRecord, read_json
 from equipoise.platform.report.front import most_telling
 from equipoise.platform.search.store import SearchStore
-from equipoise.platform.stats.selection import RankedVariant, Selection, select
+from equipoise.platform.stats.selection import RankedVariant, Selection
 from equipoise.platform.stats.table import ResultTable
 from equipoise.platform.stats.uncertainty import Difference, Sample, StatisticsError, compare, holm, interval, samples
 
@@ -91,7 +91,7 @@ class Content:
         began: milliseconds since 1970.
         tags: tags of the MLflow run.
         table: accuracies.
-        selection: front, balanced variant, notes.
+        selection: front, leading candidate, notes.
         means: (variant, benchmark) to the interval of the mean accuracy; nan where it is unknown.
         differences: (variant, against, benchmark) to the difference, Holm-adjusted over all variants and benchmarks
             that are compared with the same control.
@@ -133,9 +133,9 @@ class Content:
     notes: Mapping[str, Sequence[str]]
 
     @property
-    def balanced(self) -> RankedVariant | None:
-        """Row of the balanced variant."""
-        found = self.selection.balanced
+    def candidate(self) -> RankedVariant | None:
+        """Row of the leading candidate."""
+        found = self.selection.candidate
         return None if found is None else self.selection.row(found.variant)
 
     @property
@@ -165,7 +165,7 @@ def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
     Raises:
         ReportError: the study has no scores.
         TrackingError: no finished trial.
-        SelectionError: nothing to select from, or no tolerance.
+        SelectionError: there is no baseline.
     """
     if not record.benchmarks:
         raise ReportError(
@@ -173,7 +173,7 @@ def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
             "run its variant with equipoise ablate"
         )
     runs, definition = record.trials, record.definition
-    selection = select(record.table, tolerance=tolerance)
+    selection = record.select(tolerance)
     notes: dict[str, list[str]] = {}
     found = _samples(record, notes)
     trials, unit = _trials(runs, definition, notes)
@@ -182,7 +182,7 @@ def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
         effects = effects_of(record)
         confirmation = confirmation_of(record, tolerance=tolerance)
     except EquipoiseError as error:
-        notes.setdefault("importance" if "design" in definition else "balanced", []).append(f"Missing here: {error}.")
+        notes.setdefault("importance" if "design" in definition else "candidate", []).append(f"Missing here: {error}.")
     audits = record.artifacts("audit")
     if not audits:
         notes.setdefault("conflict", []).append("The study's record holds no audit of its objectives.")

@@ -40,7 +40,7 @@ def parallel(selection: Selection, differences: Mapping[tuple[str, str, str], Di
     )
     left, top, right, bottom = chart.plot
     gains = [gain for row in rows for gain in row.gains.values()]
-    shown = [row.variant for row in rows if kinds[row.variant] in ("front", "balanced")]
+    shown = [row.variant for row in rows if kinds[row.variant] in ("front", "candidate")]
     y = scale_of(
         gains + _reach(gains, [d for (v, a, _), d in differences.items() if v in shown and a == selection.baseline]),
         bottom,

@@ -49,7 +49,7 @@ FOLDER = Path(__file__).parent / "assets"
 SECTIONS = {
     "asked": "What was asked",
     "front": "The front",
-    "balanced": "The balanced variant",
+    "candidate": "The leading candidate",
     "table": "All variants",
     "importance": "Which objectives matter",
     "conflict": "Which objectives pull against each other",
@@ -59,7 +59,7 @@ SECTIONS = {
     "repeat": "Repeat it",
 }
 LEGEND = {
-    "balanced": "balanced",
+    "candidate": "leading candidate, not confirmed",
     "front": "on the front over all benchmarks",
     "rest": "dominated",
     "baseline": "baseline (control)",
@@ -103,7 +103,7 @@ class WrittenReport:
             "study": found.study,
             "mlflow_run": found.parent,
             "report": str(self.path),
-            "balanced": found.selection.balanced.variant if found.selection.balanced else None,
+            "candidate": found.selection.candidate.variant if found.selection.candidate else None,
             "sections": list(SECTIONS),
             "holds": holds,
             "cost": None if found.spending is None else found.spending.to_dict(),
@@ -117,7 +117,7 @@ def write_report(record: StudyRecord, out: Path | None = None, tolerance: float 
     Args:
         record: of the study.
         out: the file, ending in .html; None for the study's folder, or this one where that is elsewhere.
-        tolerance: points a balanced variant may lose on a benchmark; None for the noise floor.
+        tolerance: points a candidate may lose on a benchmark; None for the noise floor.
 
     Raises:
         ReportError: a study without scores, or an ``out`` that is no .html.
@@ -137,7 +137,7 @@ def write_report(record: StudyRecord, out: Path | None = None, tolerance: float 
 
 def _pictures(content: Content, record: StudyRecord) -> Pictures:
     found = content.selection
-    beside = found.balanced.variant if found.balanced else next((r.variant for r in found.rows if r.eligible), None)
+    beside = found.candidate.variant if found.candidate else next((r.variant for r in found.rows if r.eligible), None)
     if beside is None:
         return Pictures(note=f"There are no pictures of features: nothing was trained besides {found.baseline}.")
     return feature_pictures(record, (found.baseline, beside))
@@ -162,6 +162,7 @@ def page(content: Content, pictures: Pictures) -> str:
         sections=SECTIONS,
         css=(FOLDER / "style.css").read_text(encoding="utf-8"),
         script=(FOLDER / "script.js").read_text(encoding="utf-8"),
+        answer=content.confirmation.sentences[0] if content.confirmation else content.selection.sentence,
         kind=KINDS.get(content.kind, content.kind),
         began=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(content.began / 1000)),
         statuses=_statuses(content),
@@ -193,7 +194,7 @@ def page(content: Content, pictures: Pictures) -> str:
 
 
 def _chosen(content: Content) -> str | None:
-    return content.selection.balanced.variant if content.selection.balanced else None
+    return content.selection.candidate.variant if content.selection.candidate else None
 
 
 def _variants(content: Content) -> list[str]:
@@ -262,46 +263,49 @@ def _compared(d: Difference) -> dict[str, Any]:
 
 
 def _why(content: Content) -> list[str]:
-    """How the balanced variant was found, and what speaks against it, one sentence each."""
+    """How the leading candidate was found, and what speaks against it, one sentence each."""
     s = content.selection
     floor = all(s.tolerance[b] == s.noise_floor[b] for b in s.benchmarks)
     limits = ", ".join(f"{b} {v:.2f}" for b, v in s.tolerance.items())
     eligible = [row for row in s.rows if row.eligible]
     admitted = [row for row in eligible if row.admissible]
-    unit = "noise floors" if s.scaled_by else "points"
-    source = f"the noise floor, {s.baseline}'s standard deviation over seeds" if floor else "as given"
+    source = "the noise floor" if floor else "as given"
     said = [
         f"Tolerance ({source}): {limits} points. {len(admitted)} of {len(eligible)} trained variants lose at most that "
         f"on every benchmark."
     ]
-    if s.balanced is None:
+    if s.candidate is None:
         return said
-    said.append(
-        f"Of these, {s.balanced.variant} has the largest smallest gain: {s.balanced.smallest_gain:+.2f} {unit}."
-    )
+    said.append(f"Of these, {s.candidate.variant} has the largest smallest gain: {_least(s.row(s.candidate.variant))}.")
     if len(admitted) > 1:
-        said.append(f"Next comes {admitted[1].variant} with {admitted[1].smallest_gain:+.2f}.")
-    row = s.row(s.balanced.variant)
+        said.append(f"Next comes {admitted[1].variant} with {_least(admitted[1])}.")
+    row = s.row(s.candidate.variant)
+    known = {b: bound for b, bound in row.at_least.items() if bound is not None}
+    if known:
+        bounds = ", ".join(f"{b} {bound:+.2f}" for b, bound in known.items())
+        said.append(f"With all {s.launched} mixes counted, its gains are at least (one-sided, 5 %): {bounds} points.")
     if row.rank > 0:
         said.append("It is not on the front: another variant is at least as good on every benchmark.")
-    if row.front_probability is not None and len(row.seeds) > 1:
-        said.append(f"It is on the front in {row.front_probability:.0%} of draws of seeds.")
-    if content.kind == "sweep":
-        said.append(
-            "It is the winner of a search, and a search's winner looks better than it is: confirm it with fresh seeds "
-            "before you rely on it."
-        )
+    if row.front_probability is not None:
+        said.append(f"It is truly on the front with a probability of {row.front_probability:.0%}.")
     return said
 
 
+def _least(row: RankedVariant) -> str:
+    """The smallest gain of a row, in noise floors where there are any."""
+    if row.smallest_gain is None:
+        return f"{row.smallest_points:+.2f} points"
+    return f"{row.smallest_gain:+.2f} noise floors ({row.smallest_points:+.2f} points)"
+
+
 def _chance(content: Content) -> str | None:
-    """Whether the balanced variant's differences to the baseline are more than chance, in a sentence."""
+    """Whether the leading candidate's differences to the baseline are more than chance, in a sentence."""
     s = content.selection
-    if s.balanced is None:
+    if s.candidate is None:
         return None
     grouped: dict[str, list[str]] = {}
     for benchmark in s.benchmarks:
-        verdict = difference_in_words(content.differences[s.balanced.variant, s.baseline, benchmark])
+        verdict = difference_in_words(content.differences[s.candidate.variant, s.baseline, benchmark])
         grouped.setdefault(verdict, []).append(benchmark)
     words = {
         SINGLE: "one seed cannot tell on {}",

@@ -40,7 +40,7 @@ def label_variants(
         points: variant to its place on the axis.
         lines: what else a name should not lie on.
     """
-    order = ("balanced", "baseline", "random_init", "front", "untrained", "rest")
+    order = ("candidate", "baseline", "random_init", "front", "untrained", "rest")
     rows = sorted(selection.rows, key=lambda row: order.index(group_of(selection, row)))
     styles = [STYLES[group_of(selection, row)] for row in rows]
     centres = axis.transData.transform([points[row.variant] for row in rows])

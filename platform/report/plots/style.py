@@ -66,8 +66,15 @@ STYLES = {
         legend="random_init (control)", marker="X", size=9, face=PALETTE[3], edge="white", ink=INK, layer=5
     ),
     "baseline": Style(legend="baseline (control)", marker="D", size=8, face=INK, edge="white", ink=INK, layer=5),
-    "balanced": Style(
-        legend="balanced", marker="*", size=19, face=PALETTE[1], edge="white", ink=PALETTE[1], layer=6, bold=True
+    "candidate": Style(
+        legend="leading candidate",
+        marker="*",
+        size=19,
+        face=PALETTE[1],
+        edge="white",
+        ink=PALETTE[1],
+        layer=6,
+        bold=True,
     ),
 }
 
@@ -81,8 +88,8 @@ def group_of(selection: Selection, row: RankedVariant) -> str:
     """Which style a row is drawn in."""
     if row.control is not None:
         return row.control
-    if selection.balanced is not None and row.variant == selection.balanced.variant:
-        return "balanced"
+    if selection.candidate is not None and row.variant == selection.candidate.variant:
+        return "candidate"
     if not row.eligible:
         return "untrained"
     return "front" if row.rank == 0 else "rest"

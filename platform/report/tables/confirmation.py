@@ -22,8 +22,10 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
     for variant in found.variants:
         gains = found.of(variant)
         was, now = found.smallest[variant]
+        low, high = found.at_least[variant]
+        smallest = f"{was:+.2f} → {now:+.2f}" + ("" if math.isnan(low) else f"\n[{low:+.2f}, {high:+.2f}]")
         mark = "★" if variant == found.balanced else " "
-        table.add_row(f"{mark} {variant}", *(_cell(gains[b]) for b in found.benchmarks), f"{was:+.2f} → {now:+.2f}")
+        table.add_row(f"{mark} {variant}", *(_cell(gains[b]) for b in found.benchmarks), smallest)
     if len(found.variants) > 1:
         name = next(iter(found.together.values())).variant
         table.add_section()
@@ -38,12 +40,12 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
     console.print(f"Confirmation of study {found.confirms} on seeds {seeds}", style="bold", highlight=False)
     console.print(table)
     legend = (
-        "gains over baseline in points; ★ balanced on fresh seeds; bold *: more than chance (Holm over the variants); "
+        "gains over baseline in points; ★ balanced; bold *: more than chance (Holm over all variants and benchmarks); "
         "[a, b]: interval at 95% of the fresh gain; below it how much of the search's gain survives"
     )
     console.print(legend, style="dim", highlight=False, markup=False)
-    for sentence in found.sentences:
-        console.print(sentence, highlight=False, markup=False)
+    for number, sentence in enumerate(found.sentences):
+        console.print(sentence, style="" if number else "bold", highlight=False, markup=False)
     for note in found.notes:
         console.print(f"- {note}", highlight=False, markup=False)
 

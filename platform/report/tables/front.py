@@ -7,6 +7,21 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.platform.report.front import Conclusion
+from equipoise.platform.stats.table import ResultTable
+
+
+def show_accuracies(table: ResultTable, console: Console) -> None:
+    """Print mean accuracies and nothing that compares them, where nothing can be selected."""
+    shown = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
+    shown.add_column("variant", no_wrap=True)
+    shown.add_column("n", justify="right")
+    for name in table.benchmarks:
+        shown.add_column(f"{name} %", justify="right", no_wrap=True)
+    for variant in table.variants:
+        means = table.mean_of(variant)
+        cells = [f"{means[b]:.2f}" if b in means else "" for b in table.benchmarks]
+        shown.add_row(variant, str(len(table.seeds(variant))), *cells)
+    console.print(shown)
 
 
 def show(found: Conclusion, console: Console) -> None:
@@ -17,27 +32,33 @@ def show(found: Conclusion, console: Console) -> None:
     table.add_column("n", justify="right")
     for name in s.benchmarks:
         table.add_column(f"{name} %", justify="right", no_wrap=True)
-    table.add_column("least", justify="right", no_wrap=True)
+    if s.scaled_by is not None:
+        table.add_column("least", justify="right", no_wrap=True)
+    if any(row.front_probability is not None for row in s.rows):
+        table.add_column("P(front)", justify="right", no_wrap=True)
     for row in s.rows:
-        chosen = s.balanced is not None and row.variant == s.balanced.variant
+        chosen = s.candidate is not None and row.variant == s.candidate.variant
         mark = "★" if chosen else ("●" if row.variant in s.front else " ")
         name = row.variant + (" °" if row.control else "") + (" !" if row.flags else "")
         cells = [f"{mark} {name}", str(len(row.seeds))]
         for benchmark in s.benchmarks:
             gain = "" if row.variant == s.baseline else f"{row.gains[benchmark]:+.2f}"
             cells.append(f"{row.means[benchmark]:.2f} {gain:>6}")
-        cells.append("" if row.control else f"{row.smallest_gain:+.2f}")
+        if s.scaled_by is not None:
+            cells.append("" if row.control or row.smallest_gain is None else f"{row.smallest_gain:+.2f}")
+        if row.front_probability is not None:
+            cells.append(f"{row.front_probability:.2f}")
         table.add_row(*cells, style="bold green" if chosen else ("dim" if row.control else None))
     console.print(table)
-    unit = "noise floors" if s.scaled_by else "points"
-    legend = (
-        f"★ balanced  ● on the front  ° control  ! see notes  n seeds; beside each accuracy its gain over {s.baseline}"
-    )
-    console.print(f"{legend} in points; least: the smallest gain, in {unit}", style="dim", highlight=False)
+    legend = "★ leading candidate  ● on the front of the means  ° control  ! see notes  n seeds; beside each accuracy "
+    legend += f"its gain over {s.baseline} in points, seed by seed where both have it"
+    legend += "; least: the smallest gain, in noise floors" if s.scaled_by else ""
+    legend += "; P(front): that it is truly on the front" if len(table.columns) > 3 + len(s.benchmarks) else ""
+    console.print(legend, style="dim", highlight=False)
     console.print(s.sentence, style="bold", highlight=False)
-    if s.balanced is not None and s.balanced.variant in found.weights:
-        mix = ", ".join(f"{name} {weight:.3g}" for name, weight in found.weights[s.balanced.variant].items())
-        console.print(f"Weights of {s.balanced.variant}: {mix or 'none'}.", highlight=False)
+    if s.candidate is not None and s.candidate.variant in found.weights:
+        mix = ", ".join(f"{name} {weight:.3g}" for name, weight in found.weights[s.candidate.variant].items())
+        console.print(f"Weights of {s.candidate.variant}: {mix or 'none'}.", highlight=False)
     against = "".join(f", {k} {v:.2f}" for k, v in s.hypervolume_reference.items())
     console.print(f"Hypervolume {s.hypervolume:.4g} (reference: {s.baseline}{against}).", highlight=False)
     for note in (*s.notes, *found.notes):
