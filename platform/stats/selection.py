@@ -187,7 +187,7 @@ def select(
         launched: mixes that were started, those that were stopped or failed included; None: those in the table.
         correctness: (variant, seed, benchmark) to bool [N], which items were right, where that is known.
         confirm: the command that confirms the candidate, for the sentence.
-        draws: draws behind the front probabilities.
+        draws: draws behind the front probabilities; 0 leaves them out.
         seed: fixes them, and the simulated studies.
 
     Raises:
