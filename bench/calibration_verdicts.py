@@ -74,7 +74,9 @@ def luck(studies: int = 3000) -> list[list[str]]:
 
 def bounds(studies: int = 2000) -> list[list[str]]:
     """How often a mix is called better on every benchmark, one of them being 0 for all mixes and the others +10 sd."""
-    rows = [["mixes", "baseline seeds", "seeds of a mix", "false statements, %", "within tolerance said at its edge, %"]]
+    rows = [
+        ["mixes", "baseline seeds", "seeds of a mix", "false statements, %", "within tolerance said at its edge, %"]
+    ]
     for mixes in (6, 20, 100):
         for baseline, seeds in ((3, 1), (4, 1), (5, 3)):
             stream = np.random.default_rng([mixes, baseline, seeds, 7])
@@ -186,9 +188,7 @@ def confirmation(studies: int = 2000, items: int = 500) -> list[list[str]]:
     return rows
 
 
-def _confirmed(
-    stream: np.random.Generator, seeds: int, spread: float, items: int, effect: float, stars: bool = True
-):  # type: ignore[no-untyped-def]
+def _confirmed(stream: np.random.Generator, seeds: int, spread: float, items: int, effect: float, stars: bool = True):  # type: ignore[no-untyped-def]
     """A confirmation of three mixes on fresh seeds, of items; the first mix has the effect on the first benchmark."""
     names = ["baseline", "a", "b", "c"] if stars else ["baseline", "a"]
     scores, right = [], {}

@@ -354,7 +354,7 @@ def load_encoder(model: str, tracking_uri: str | None = None) -> VideoEncoder:
 
     found = NAME.fullmatch(model)
     if found is None:
-        raise TrackingError(f"{model!r} names no model; write models:/STUDY@balanced or models:/STUDY/1")
+        raise TrackingError(f"{model!r} names no model; write models:/STUDY@candidate or models:/STUDY/1")
     client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
     study, alias, version = found.groups()
     with tempfile.TemporaryDirectory() as temporary:

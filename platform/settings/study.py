@@ -106,8 +106,8 @@ class StudyBase(Settings):
             return None
         seeds = len(self.control_seeds)
         return (
-            f"With {seeds} control seed{'s' if seeds > 1 else ''} there may be no noise floor: gains will not be measured"
-            f" in it, and a candidate may lose nothing; {LEAST_SEEDS} are needed (control_seeds: [0, 1, 2, 3])."
+            f"With {seeds} control seed{'s' if seeds > 1 else ''} there may be no noise floor: gains are then not "
+            f"measured in it, and a candidate may lose nothing; {LEAST_SEEDS} are needed (control_seeds: [0, 1, 2, 3])."
         )
 
     def controls(self) -> list[tuple[str, Variant, int]]:

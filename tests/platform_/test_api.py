@@ -78,9 +78,9 @@ def test_a_study_is_read_from_python(studied: Home) -> None:
     assert all(step == sorted(step) for step in ([s for s, _ in line] for line in curves.values()))
     found = study.front(tolerance=100)
     assert found.plot.is_file()
-    assert found.selection.balanced is not None
-    assert found.selection.balanced.variant in found._repr_markdown_()
-    with pytest.raises(TrackingError, match="no model models:/abl@balanced"):
+    assert found.selection.candidate is not None
+    assert found.selection.candidate.variant in found._repr_markdown_()
+    with pytest.raises(TrackingError, match="no model models:/abl@candidate"):
         study.encoder()  # looking at a front has registered nothing
     for missing, said in (
         (study.effects, "no design"),

@@ -232,13 +232,13 @@ def test_an_ablation_in_an_object_store(
 
     found = conclude_study(StudyRecord.open(home, "away"), None, tolerance=100, keep=True)
     assert found.notes == ()
-    assert found.selection.balanced is not None
+    assert found.selection.candidate is not None
     tracker = home.tracker()
     for run in trial_runs(tracker, outcome.parent):
         names = {a.path for a in tracker.client.list_artifacts(run.info.run_id)}
         assert {"settings.json", "scores.json", "correctness"} <= names
-        assert ("checkpoint" in names) == (run.data.tags["variant"] in (found.selection.balanced.variant, "baseline"))
-    assert found.selection.balanced.variant == "hw"
+        assert ("checkpoint" in names) == (run.data.tags["variant"] in (found.selection.candidate.variant, "baseline"))
+    assert found.selection.candidate.variant == "hw"
 
     words = ["equipoise", "probe", row.result["checkpoint"], "--home", str(home.root), "--json"]
     monkeypatch.setattr(sys, "argv", words)

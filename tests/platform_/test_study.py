@@ -87,12 +87,12 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     assert found.plot.is_file()
     logged = {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
     assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json", "audit"} <= logged
-    assert found.selection.balanced is not None
-    chosen = [r for r in trial_runs(tracker, outcome.parent) if r.data.tags.get("balanced") == "true"]
-    assert {r.data.tags["variant"] for r in chosen} == {found.selection.balanced.variant}
+    assert found.selection.candidate is not None
+    chosen = [r for r in trial_runs(tracker, outcome.parent) if r.data.tags.get("candidate") == "true"]
+    assert {r.data.tags["variant"] for r in chosen} == {found.selection.candidate.variant}
     assert all(has_artifact(tracker, r.info.run_id, "checkpoint") for r in chosen)
-    assert found.selection.balanced.variant in parent_note(tracker, parent.info.run_id)
-    for alias, variant in (("balanced", found.selection.balanced.variant), ("baseline", "baseline")):
+    assert found.selection.candidate.variant in parent_note(tracker, parent.info.run_id)
+    for alias, variant in (("candidate", found.selection.candidate.variant), ("baseline", "baseline")):
         loaded = load_encoder(f"models:/tiny-sweep@{alias}", home.uri())
         row = next(r for r in outcome.rows if r.name == variant)
         assert row.result is not None
@@ -101,7 +101,7 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
         assert not loaded.training
     with pytest.raises(TrackingError, match="no model models:/tiny-sweep@best"):
         load_encoder("models:/tiny-sweep@best", home.uri())
-    with pytest.raises(TrackingError, match="write models:/STUDY@balanced"):
+    with pytest.raises(TrackingError, match="write models:/STUDY@candidate"):
         load_encoder("tiny-sweep", home.uri())
     conclude_study(StudyRecord.open(home, "tiny-sweep"), None, tolerance=100, keep=True)
     assert len(tracker.client.search_model_versions("name = 'tiny-sweep'")) == 2
