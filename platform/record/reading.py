@@ -18,7 +18,7 @@ from equipoise.platform.record.home import Home
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.settings.variant import RECORDS
+from equipoise.platform.settings.variant import CONTROLS, RECORDS
 from equipoise.platform.stats.selection import Selection, select
 from equipoise.platform.stats.table import ResultTable, Score
 from equipoise.platform.stats.uncertainty import Bools, Sample, StatisticsError, samples
@@ -108,7 +108,7 @@ class StudyRecord:
     @property
     def launched(self) -> int:
         """Mixes that it started, those that were stopped or failed included."""
-        return len({run.data.tags["variant"] for run in self.trials if run.data.tags["role"] != "control"})
+        return len({run.data.tags["variant"] for run in self.trials} - {*CONTROLS})
 
     @functools.cached_property
     def table(self) -> ResultTable:

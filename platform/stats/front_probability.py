@@ -20,6 +20,7 @@ from scipy.stats import invwishart
 
 from equipoise.platform.stats.noise import SeedNoise, item_variance
 from equipoise.platform.stats.pareto import Array, SelectionError, nondominated
+from equipoise.platform.stats.shrinkage import MOST_ALIKE
 from equipoise.platform.stats.table import ResultTable
 from equipoise.platform.stats.uncertainty import Bools
 
@@ -119,7 +120,10 @@ def _around(
 
 def _normal(covariances: Array, stream: np.random.Generator) -> Array:
     """One draw of each normal distribution around 0 [D, M]."""
-    lower = np.linalg.cholesky(covariances + 1e-9 * np.eye(covariances.shape[-1]))
+    lower = np.linalg.cholesky(
+        covariances
+        + 1e-9 * (1 + np.trace(covariances, axis1=1, axis2=2)[:, None, None]) * np.eye(covariances.shape[-1])
+    )
     return np.asarray(np.einsum("dij,dj->di", lower, stream.standard_normal(covariances.shape[:2])))
 
 
@@ -139,12 +143,13 @@ def _shrunk(
     means = np.stack([mean for mean, _ in rows])  # [K, M]
     seeds = np.array([n for _, n in rows])
     squares = (means - means.mean(0)).T @ (means - means.mean(0))
-    if np.linalg.matrix_rank(squares) < M:
+    if np.linalg.cond(squares) > MOST_ALIKE:  # benchmarks on which mixes differ alike, or not at all
         return None
     spread = _seed_spread(table, noise, stream, TRIES * draws)
     usual = spread * float(np.mean(1 / seeds)) + np.diag(items)
     scatter = np.atleast_3d(invwishart.rvs(K - 1, squares, size=TRIES * draws, random_state=stream)).reshape(-1, M, M)
-    lower = np.linalg.cholesky(scatter)
+    # A draw may be singular to the last digits.
+    lower = np.linalg.cholesky(scatter + 1e-9 * np.trace(scatter, axis1=1, axis2=2)[:, None, None] * np.eye(M))
     back = np.linalg.inv(lower)
     share, vectors = np.linalg.eigh(back @ usual @ np.swapaxes(back, 1, 2))
     # The draws in which noise is less than scatter in every direction; where those are too few, the nearest to it.
@@ -156,9 +161,9 @@ def _shrunk(
     middle = means.mean(0) + _normal(scatter[kept] / K, stream)  # [D, M]
     found = np.empty((K, draws, M))
     for n in np.unique(seeds):
-        own = effects + spread[kept] / n + np.diag(items)
-        toward = effects @ np.linalg.inv(own)
-        left = effects - toward @ effects
+        own = spread[kept] / n + np.diag(items)
+        toward = effects @ np.linalg.inv(effects + own)
+        left = toward @ own
         for k in np.flatnonzero(seeds == n):
             found[k] = middle + np.einsum("dij,dj->di", toward, means[k] - middle)
             found[k] += _normal((left + np.swapaxes(left, 1, 2)) / 2, stream)

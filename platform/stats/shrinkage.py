@@ -24,6 +24,7 @@ from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 LEAST_MIXES = 8  # below, the scatter of gains is too little known to shrink by
+MOST_ALIKE = 1e8  # condition of the scatter beyond which there is nothing to tell benchmarks apart by
 MOST_NOISE = 3.0  # share of the scatter that noise may be estimated as
 
 
@@ -74,7 +75,7 @@ def expected_gains(
         return None
     middle = gains.mean(0)
     scatter = np.atleast_2d(np.cov(gains, rowvar=False))
-    if np.linalg.matrix_rank(scatter) < M:
+    if np.linalg.cond(scatter) > MOST_ALIKE:  # benchmarks on which mixes differ alike, or not at all
         return None
     # (K - 2) / (K - 1): the chosen one is among those that the scatter is taken from, and widens it.
     share, directions, back = shares(scatter, noise * (K - 2) / (K - 1))
