@@ -44,6 +44,7 @@ class MixComparison:
         controls = {baseline, random_init}
         self.mixes = tuple(v for v in self.variants if v not in controls)
         self.barred = controls | {v for v in self.variants if BARRED & table.flags(v)}
+        self._critical: dict[str, float] = {}
         self.launched = max(launched or 0, sum(v not in controls for v in table.variants))
         self.gains: dict[str, dict[str, Gain]] = {
             v: {b: gain(table, v, baseline, b) for b in table.benchmarks} for v in self.variants
@@ -78,7 +79,9 @@ class MixComparison:
         g = self.gains[variant][benchmark]
         variance = error * (1 / len(g.seeds) + 1 / len(g.against))
         variance += item_variance(self.table, variant, self.baseline, benchmark, self.noise, self.correctness)
-        reach = luck.critical(self.layout(benchmark), LEVEL, seed) * math.sqrt(variance)
+        if benchmark not in self._critical:
+            self._critical[benchmark] = luck.critical(self.layout(benchmark), LEVEL, seed)
+        reach = self._critical[benchmark] * math.sqrt(variance)
         return max(-100.0, g.points - reach)
 
     def luck(self, smallest: float, seed: int) -> float | None:

@@ -39,7 +39,7 @@ def test_front_of_the_published_table_as_json(call: Call, tmp_path: Path) -> Non
     code, out, _ = call("front", "--published", "--regime", "mixed", "--tolerance", "1.0", "--json", "--out", plot)
     assert code == 0
     found = json.loads(out)
-    assert found["balanced"]["variant"] == "fwm_hw_ld"
+    assert found["candidate"]["variant"] == "fwm_hw_ld"
     assert set(found["front"]) == {"baseline", "fwm_hw_ld", "ld", "hw", "ac_hw"}
     assert found["hypervolume"] == 0
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -161,7 +161,7 @@ def test_resuming_remembers_what_the_command_line_changed(
     assert second.model_copy(update={"trials": 9, "resources": first.resources}) == first
     assert first.sampler == "nsga2"
     assert first.constraints.max_loss == {"mini_dive": 1.5}
-    assert first.set == ("optimisation.steps=700", "optimisation.steps=3")
+    assert first.set == ("optimisation.steps=600", "optimisation.steps=3")
     assert (second.trials, resources.workers, resources.cpus_per_worker) == (12, 2, 2)
     assert "was started with sampler 'nsga2', now it is 'tpe'" in sentence(*call(*again, "--sampler", "tpe"))
     call(*again)

@@ -86,8 +86,7 @@ def test_accounts_follow_the_order_in_which_trials_ended(selection: Selection) -
     )
     assert found.sentence == (
         "Spent: 11.5 CPU hours, 0.5 of them on trials that failed, 0.75 of them on trials that were stopped early, "
-        "1.75 of them on work that was lost with a process or a node and done again; "
-        "that is 4.6 for each point that best gains where it gains least."
+        "1.75 of them on work that was lost with a process or a node and done again."
     )
 
 
@@ -139,7 +138,7 @@ def test_the_picture_has_everything_where_it_belongs(selection: Selection, drawn
         "low": (3.0, -1.0, "o"),
         "random_init": (3.25, -10.0, "X"),
         "best": (SPENT[6], 2.5, "*"),
-        "wide": (SPENT[7], 2.0, "o"),
+        "wide": (SPENT[7], 1.0, "o"),  # by seed 0, which the baseline has too
     }
     marks = [mark for mark in gains.get_lines() if mark.get_linestyle() == "None"]
     found = sorted((*np.asarray(m.get_xydata(), dtype=float)[0], str(m.get_marker())) for m in marks)
@@ -150,7 +149,7 @@ def test_the_picture_has_everything_where_it_belongs(selection: Selection, drawn
     assert gains.get_xlabel() == "spent by then (CPU hours)"
     bands = [(patch.get_x(), patch.get_width()) for patch in gains.patches]  # type: ignore[attr-defined]
     assert bands == [pytest.approx(b) for b in ((1.0, 0.5), (SPENT[4], 0.25), (SPENT[6], 1.0))]
-    assert {text.get_text() for text in drawn[0].legends[0].get_texts()} >= {"balanced", "work done twice"}
+    assert {text.get_text() for text in drawn[0].legends[0].get_texts()} >= {"leading candidate", "work done twice"}
 
 
 def value_at(root: ET.Element, across: bool) -> tuple[float, float]:
@@ -176,7 +175,7 @@ def test_the_charts_of_a_page_have_everything_where_it_belongs(selection: Select
             circles[mark.get("data-variant")] = (a * (x + r) + b, c * y + d)
     assert circles == {
         "low": pytest.approx((3.0, -1.0), abs=0.02),
-        "wide": pytest.approx((SPENT[7], 2.0), abs=0.02),
+        "wide": pytest.approx((SPENT[7], 1.0), abs=0.02),
     }
     titles = {e.get("data-variant"): e.findtext("title") for e in root.iter("path") if e.get("data-variant")}
     assert titles["best"] == "best: +2.50 points where it gains least, after 8.5 CPU hours"

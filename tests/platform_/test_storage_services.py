@@ -357,7 +357,7 @@ def test_a_sweep_on_postgresql_an_mlflow_server_and_an_object_store(
     whole.write_text(yaml.safe_dump(space(tiny_data, "whole", trials=1)))
     found = run(whole)
     assert set(check_books(home, "whole", 3).values()) == {"finished"}
-    assert found["selection"]["balanced"] is not None
+    assert found["selection"]["candidate"] is not None
     assert not (home.folder("whole") / "optuna.journal").exists()
     assert not (home.root / "mlflow.db").exists()
     kept = Place.at(bucket).parent
