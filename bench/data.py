@@ -472,11 +472,13 @@ def compared(folder: Path, settings: TrialSettings, built: dict[str, dict[str, M
         probes_here = len(setting.lr) * len(setting.weight_decay)
         slow, features, fitting = published_way(encoder, built[name], settings.preset, setting)
         clock = Clock()
-        for split in (benchmark.train, benchmark.test):
+        for split in (benchmark.train, benchmark.select or benchmark.train, benchmark.test):
             open_cache(settings, paths, split)
         cold = clock.spent()[1]
         clock = Clock()
-        fast = score(encoder, settings.model_copy(update={"benchmarks": (name,)}), paths, torch.device("cpu"))[0]
+        fast = score(
+            encoder, settings.model_copy(update={"benchmarks": (name,)}), paths, torch.device("cpu"), part="test"
+        )[0]
         ours = clock.spent()[1]
         kept = features / probes_here + fitting
         took = [features + fitting, kept, ours, cold]

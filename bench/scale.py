@@ -43,7 +43,9 @@ from equipoise.platform.trial.messages import PHASE
 from equipoise.platform.trial.reporter import LocalReporter
 from equipoise.platform.trial.trainer import Trainer
 
-SIZES = miniature.Sizes(frames=8, train_clips=48, test_clips=24, train_stills=60, test_stills=40)
+SIZES = miniature.Sizes(
+    frames=8, train_clips=48, test_clips=24, train_stills=60, test_stills=40, select_clips=24, select_stills=40
+)
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
 ITEMS = 500
 STEPS = 40

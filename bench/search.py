@@ -101,7 +101,7 @@ def bank_scores(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) ->
         setting = setting.model_copy(update={"epochs": min(setting.epochs, BANK_EPOCHS)})
         features, labels, classes = rung_features(encoder, settings, paths, CPU, name, ITEMS)
         held = math.ceil(len(labels) / 3)
-        predicted, _, _ = probe(features[:-held], labels[:-held], features[-held:], classes, setting, 0)
+        predicted, _, _ = probe(features[:-held], labels[:-held], features[-held:], labels[-held:], classes, setting, 0)
         found[name] = 100 * int((predicted == labels[-held:]).sum()) / held
     return found
 

@@ -166,16 +166,23 @@ class Build:
         kind: What it is, as errors say it: ``miniature`` or ``synthetic``.
         settings: What the files depend on; kept in ``KIND.json`` inside the folder.
         error: What is raised.
+        earlier: Settings of a build that lacks something only; None where there never was one.
+        complete: Adds what such a build lacks; called with its folder, and again where it was killed.
     """
 
     root: Path
     kind: str
     settings: dict[str, Any]
     error: type[BuildError]
+    earlier: dict[str, Any] | None = None
+    complete: Callable[[Path], None] | None = None
 
     @property
     def _recorded(self) -> Path:
         return self.root / f"{self.kind}.json"
+
+    def _record(self, folder: Path) -> None:
+        (folder / self._recorded.name).write_text(json.dumps(self.settings, indent=2) + "\n")
 
     def _is_there(self) -> bool:
         """Whether the folder holds these data sets; refuses one that holds anything else."""
@@ -188,6 +195,10 @@ class Build:
             )
         found = json.loads(self._recorded.read_text())
         if found == self.settings:
+            return True
+        if self.complete is not None and found == self.earlier:
+            self.complete(self.root)
+            self._record(self.root)
             return True
         before, now = ({**content, **content.get("sizes", {})} for content in (found, self.settings))
         other = [
@@ -219,7 +230,7 @@ class Build:
                     return
                 with unfinished(self.root) as folder:
                     fill(folder)
-                    (folder / self._recorded.name).write_text(json.dumps(self.settings, indent=2) + "\n")
+                    self._record(folder)
                     if replace:
                         shutil.rmtree(self.root)
         except PermissionError as error:

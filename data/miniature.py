@@ -7,16 +7,18 @@ are not those data sets. See ``docs/miniature.md``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from equipoise.data._files import Progress
-from equipoise.data._rendering import SPLITS, Build, BuildError, Look, draw_sets
+from equipoise.data._rendering import Build, BuildError, Look, draw_sets
 from equipoise.data._rendering import encode_video as encode_video
 from equipoise.data._scenes import SCENES
 from equipoise.data.manifest import Manifest
 
 NAMES = tuple(SCENES)
+SPLITS = ("train", "select", "test")
 
 _VERSION = 1  # of what is drawn: another number, other pictures
 _CHUNK = 50  # items per job
@@ -38,6 +40,8 @@ class Sizes:
         test_clips: Clips per video set for testing.
         train_stills: Stills for training.
         test_stills: Stills for testing.
+        select_clips: Clips per video set for everything that chooses; other items, of the training pictures.
+        select_stills: Stills for the same.
 
     Raises:
         MiniatureError: If a value is out of its range.
@@ -50,6 +54,8 @@ class Sizes:
     test_clips: int = 500
     train_stills: int = 3000
     test_stills: int = 1000
+    select_clips: int = 500
+    select_stills: int = 1000
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -89,11 +95,11 @@ def build(
     """Builds the four miniature data sets under ``root`` and returns their manifests, ``[set][split]``.
 
     The files do not depend on ``workers``. A build that is killed leaves nothing under ``root``; one that is already
-    there with the same settings is returned at once. Two builds at the same time: the second waits, then uses the
-    first.
+    there with the same settings is returned at once, and one of before there were select splits gets them. Two builds
+    at the same time: the second waits, then uses the first.
 
     Args:
-        root: Folder to create; manifests are written to ``root/NAME/{train,test}.parquet``.
+        root: Folder to create; manifests are written to ``root/NAME/{train,select,test}.parquet``.
         seed: Of all that is drawn, 0 or more.
         workers: Processes.
         progress: Called after every 50 items.
@@ -113,12 +119,17 @@ def build(
     settings = {"version": _VERSION, "seed": seed, "sizes": asdict(sizes)}
     look = Look(seed=seed, pixels=sizes.pixels, frames=sizes.frames, fps=sizes.fps)
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path, splits: Sequence[str] = SPLITS) -> None:
         sets = [
-            (scene, folder / name, {split: sizes.items(name, split) for split in SPLITS})
+            (scene, folder / name, {split: sizes.items(name, split) for split in splits})
             for name, scene in SCENES.items()
         ]
         draw_sets(sets, look, workers=workers, chunk=_CHUNK, progress=progress)
 
-    Build(root, "miniature", settings, MiniatureError).make(fill, force=force)
+    def complete(folder: Path) -> None:
+        fill(folder, ("select",))
+
+    before = {key: value for key, value in asdict(sizes).items() if not key.startswith("select_")}
+    earlier = {**settings, "sizes": before}
+    Build(root, "miniature", settings, MiniatureError, earlier, complete).make(fill, force=force)
     return _read(root)

@@ -23,7 +23,9 @@ from equipoise.platform.settings.trial import TrialSettings, load_regime
 from equipoise.platform.settings.variant import load_variant
 from equipoise.platform.storage import Paths
 
-SIZES = miniature.Sizes(frames=8, train_clips=48, test_clips=24, train_stills=60, test_stills=40)
+SIZES = miniature.Sizes(
+    frames=8, train_clips=48, test_clips=24, select_clips=24, train_stills=60, test_stills=40, select_stills=40
+)
 TINY = {
     "name": "tiny",
     "description": "for tests",

@@ -50,7 +50,7 @@ def audit(target: str, chosen: str | None, places: Places, out: Path | None, as_
             announced.add(what)
             click.echo(f"Building the clip cache of {what} ({total} items)", err=True)
 
-    prepare_caches(settings, place, probe=False, progress=progress)
+    prepare_caches(settings, place, None, progress=progress)
     with compute_threads(1):
         whole = chosen is not None or target in variants()
         result = (audits.audit if whole else audits.audit_apart)(settings, place.paths)

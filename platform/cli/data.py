@@ -50,6 +50,7 @@ def data() -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--train-clips", type=int, help="Clips for training, of each set; default: 1500, synthetic 8000.")
 @click.option("--test-clips", type=int, help="Clips for testing, of each set; default: 500, synthetic 1000.")
+@click.option("--select-clips", type=int, help="miniature: clips of the select part, of each set; default: 500.")
 @click.option("--pixels", type=int, help="Side of a frame; default: 64, synthetic 128.")
 @click.option("--frames", type=int, help="Frames of a clip; default: 16.")
 @click.option("--fps", type=int, help="Frames per second; default: 12.")
@@ -71,6 +72,10 @@ def data_build(
     NAME is miniature (the four sets of the miniature regime) or synthetic (eight motions of rendered shapes).
     """
     place = places.open()
+    if name == "synthetic" and sizes["select_clips"] is not None:
+        raise click.UsageError(
+            "--select-clips goes with miniature: the synthetic set is trained on, and scores nothing"
+        )
     build = build_miniature if name == "miniature" else _build_synthetic
     built = build(place, seed, workers, force, {key: value for key, value in sizes.items() if value is not None})
     found = [
@@ -82,7 +87,7 @@ def data_build(
         emit({"name": name, "root": str(place.data / name), "sets": found})
         return
     for entry in found:
-        click.echo(f"{entry['set']:10} {entry['split']:5} {entry['items']:5} items  {entry['classes']:3} classes")
+        click.echo(f"{entry['set']:10} {entry['split']:6} {entry['items']:5} items  {entry['classes']:3} classes")
     click.echo(f"in {place.data / name}")
 
 

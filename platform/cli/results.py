@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -21,11 +21,24 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("checkpoint")
 @click.option("--benchmark", "benchmarks", multiple=True, help="Score only this; may be given more than once.")
+@click.option(
+    "--part", type=click.Choice(["select", "test"]), default="select", show_default=True, help="Part to score."
+)
 @click.option("--out", help="Folder or URI for the per-item outcomes; default: beside it.")
 @home_options
 @json_option
-def probe(checkpoint: str, benchmarks: tuple[str, ...], out: str | None, places: Places, as_json: bool) -> None:
-    """Score the frozen encoder of a CHECKPOINT (a folder or an s3: or gs: URI) on its regime's benchmarks."""
+def probe(
+    checkpoint: str,
+    benchmarks: tuple[str, ...],
+    part: Literal["select", "test"],
+    out: str | None,
+    places: Places,
+    as_json: bool,
+) -> None:
+    """Score the frozen encoder of a CHECKPOINT (a folder or an s3: or gs: URI) on its regime's benchmarks.
+
+    A choice among checkpoints is made on select items; what is chosen is scored on test items once.
+    """
     from equipoise.platform.settings.base import parse
     from equipoise.platform.settings.trial import TrialSettings
     from equipoise.platform.storage import Place
@@ -41,9 +54,9 @@ def probe(checkpoint: str, benchmarks: tuple[str, ...], out: str | None, places:
     settings = parse(TrialSettings, chosen, f"probe {checkpoint}")
     encoder = frozen_encoder(found)
     with progress_bar("Building clip caches") as progress:
-        prepare_caches(settings, place, probe=True, progress=progress)
+        prepare_caches(settings, place, part, progress=progress)
     with progress_bar("Scoring") as progress, compute_threads(1):
-        results = score(encoder, settings, place.paths, default_device(), progress)
+        results = score(encoder, settings, place.paths, default_device(), progress, part=part)
     folder = Place.at(out) if out else found.path.parent / f"correctness-{found.path.name}"
     for result in results:
         result.write(folder)
@@ -52,6 +65,7 @@ def probe(checkpoint: str, benchmarks: tuple[str, ...], out: str | None, places:
         "variant": settings.variant_name,
         "seed": settings.seed,
         "step": found.step,
+        "part": part,
         "correctness": str(folder),
         "benchmarks": [r.summary() for r in results],
     }
@@ -60,8 +74,8 @@ def probe(checkpoint: str, benchmarks: tuple[str, ...], out: str | None, places:
         return
     click.echo(f"{settings.variant_name}, seed {settings.seed}, step {found.step}")
     for r in results:
-        chosen_text = ", ".join(f"{k} {v:g}" for k, v in r.chosen.items() if k != "holdout_accuracy")
-        click.echo(f"{r.benchmark:12} {r.accuracy:6.2f} %  of {r.items} items  (probe: {chosen_text})")
+        chosen_text = ", ".join(f"{k} {v:g}" for k, v in r.chosen.items() if k != "select_accuracy")
+        click.echo(f"{r.benchmark:12} {r.accuracy:6.2f} %  of {r.items} {r.part} items  (probe: {chosen_text})")
     click.echo(f"per-item outcomes in {folder}")
 
 

@@ -48,7 +48,10 @@ def _view(study: str, parent: str, benchmarks: Sequence[str]) -> dict[str, Any]:
     lines = chart("parallel", "PARALLEL", selectedParams=[], selectedMetrics=list(benchmarks), showAllRuns=True)
     bars = [chart(b, "BAR", metricKey=b) for b in benchmarks]
     section = {"uuid": SECTION, "name": "Accuracies", "display": True, "isReordered": False, "deleted": False}
-    columns = [*(f"metrics.`{b}`" for b in benchmarks), *(f"tags.`{t}`" for t in ("seed", "front", "candidate"))]
+    columns = [
+        *(f"metrics.`{b}`" for b in benchmarks),
+        *(f"tags.`{t}`" for t in ("seed", "part", "front", "candidate")),
+    ]
     return {
         "searchFilter": f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND tags.role != 'study'",
         # One row for each variant, the mean over its seeds; a click unfolds them.

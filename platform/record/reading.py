@@ -71,6 +71,11 @@ class StudyRecord:
         return tuple(json.loads(self.tags.get("benchmarks", "[]")))
 
     @property
+    def part(self) -> str:
+        """Part of the benchmarks that its trials are scored on; earlier versions scored everything on ``test``."""
+        return self.tags.get("part", "test")
+
+    @property
     def folder(self) -> Path:
         """What its driver wrote; may not be there, where that was another machine."""
         return self.home.folder(self.name)
@@ -134,7 +139,7 @@ class StudyRecord:
         ]
         if not scores:
             raise TrackingError(f"study {self.name!r} has no finished trial yet")
-        return ResultTable(tuple(scores), self.benchmarks)
+        return ResultTable(tuple(scores), self.benchmarks, part=self.part)
 
     @functools.cached_property
     def settings(self) -> dict[str, TrialSettings]:

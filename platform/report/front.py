@@ -10,6 +10,7 @@ from typing import Any
 
 from equipoise.platform.analysis.spending import Spending, spending
 from equipoise.platform.errors import StorageError
+from equipoise.platform.record.openings import openings_of
 from equipoise.platform.record.reading import StudyRecord, has_artifact
 from equipoise.platform.record.registry import CANDIDATE, MODEL_FOLDER, register
 from equipoise.platform.report.plots.cost import plot_cost
@@ -35,6 +36,7 @@ class Conclusion:
         cost: what the study spent, where its record holds that.
         cost_plot: its gains against that.
         notes: what could not be done.
+        openings: when the test part was opened, by what and for whom, one sentence each; empty for a table.
     """
 
     selection: Selection
@@ -43,6 +45,7 @@ class Conclusion:
     cost: Spending | None = None
     cost_plot: Path | None = None
     notes: tuple[str, ...] = ()
+    openings: tuple[str, ...] = ()
 
     def _repr_markdown_(self) -> str:
         """What a notebook shows: the sentence, the table of variants, the notes."""
@@ -53,6 +56,7 @@ class Conclusion:
         weights = {k: dict(v) for k, v in self.weights.items()}
         record = self.selection.to_dict()
         record |= {"notes": [*record["notes"], *self.notes], "weights": weights, "plot": str(self.plot)}
+        record["openings"] = list(self.openings)
         record["cost"] = None if self.cost is None else {**self.cost.to_dict(), "plot": str(self.cost_plot)}
         return record
 
@@ -85,7 +89,15 @@ def conclude_study(
     found = _drawn(record.select(tolerance), record.picture(out, PICTURE), title)
     found = _against_cost(found, spending(record.trials, record.definition, found.selection), title)
     notes = _keep(record, found) if keep else []
-    return replace(found, weights=record.weights, notes=tuple(notes))
+    return replace(found, weights=record.weights, notes=tuple(notes), openings=opened(record))
+
+
+def opened(record: StudyRecord) -> tuple[str, ...]:
+    """When a study's test part was opened, by what and for whom, one sentence each."""
+    found = openings_of(record.tracker, record.run_id)
+    if not found and record.part == "select":
+        return ("The test part was never opened.",)
+    return tuple(one.sentence for one in found)
 
 
 def _keep(record: StudyRecord, found: Conclusion) -> list[str]:
@@ -151,7 +163,7 @@ def register_encoders(record: StudyRecord, wanted: Mapping[str, str | None], stu
 
 def _note(s: Selection) -> str:
     """The result in Markdown: MLflow shows it as the description of the study's run."""
-    head = ["variant", "seeds", *(f"{b} %" for b in s.benchmarks)]
+    head = ["variant", "seeds", *(f"{b} {s.part} %" for b in s.benchmarks)]
     rows = [
         [r.variant, str(len(r.seeds)), *(f"{r.means[b]:.2f} ({r.gains[b]:+.2f})" for b in s.benchmarks)] for r in s.rows
     ]

@@ -74,7 +74,12 @@ class ProbeSetting(Settings):
     lr: tuple[float, ...] = (1e-3,)
     weight_decay: tuple[float, ...] = (0.01,)
     heads: int = Field(8, ge=1, description="attention heads of an attentive probe")
-    holdout: float = Field(0.15, gt=0, lt=1, description="share of training items that chooses the winner")
+    holdout: float = Field(
+        0.15,
+        gt=0,
+        lt=1,
+        description="share of the training split that is cut off where a benchmark has no select part of its own",
+    )
 
     @field_validator("lr", "weight_decay")
     @classmethod

@@ -103,7 +103,7 @@ class EarlyStopping(Settings):
         reduction_factor: one in this many trials goes on from a rung; rungs are as far apart.
         warmup: trials that must have been at a rung before one is stopped there.
         tie_break: order within a front: ``epsilon_net`` spreads over it, ``hypervolume`` goes by contributions.
-        items: training items of each benchmark that a trial is scored on there, the same ones for every trial.
+        items: select items of each benchmark that a trial is scored on there, at most; the same ones for every trial.
     """
 
     rungs: int = Field(1, ge=1, le=10)

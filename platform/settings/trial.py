@@ -14,6 +14,9 @@ from equipoise.platform.settings.files import find, load_yaml
 from equipoise.platform.settings.preset import Pooling, Preset
 from equipoise.platform.settings.variant import Reading, Variant
 
+Part = Literal["train", "select", "test"]
+"""Of a benchmark: probes are fitted on ``train``, what chooses looks at ``select``, ``test`` is opened last."""
+
 
 class SourceSetting(Settings):
     """One source of a regime's mixture."""
@@ -26,6 +29,7 @@ class BenchmarkSetting(Settings):
     """A labelled data set with its probe."""
 
     train: str
+    select: str | None = Field(None, description="what everything that chooses is scored on; null: cut from train")
     test: str
     pooling: Pooling
     title: str = Field(description="name on plots and tables")
@@ -113,6 +117,8 @@ class TrialSettings(Settings):
     def key(self) -> str:
         """Sixteen hex digits that identify these settings; resources do not count, they do not change the result."""
         content = self.model_dump(mode="json", exclude={"resources", "benchmarks"})
+        for benchmark in content["regime"]["benchmarks"].values():
+            del benchmark["select"]  # as little as what is scored does it change the training
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

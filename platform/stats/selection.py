@@ -101,6 +101,7 @@ class Selection:
 
     Attributes:
         benchmarks: order in which everything is shown.
+        part: of the benchmarks that the scores were taken on: ``select`` or ``test``.
         baseline: name of the variant that gains are measured against.
         random_init: name of the untrained control.
         rows: complete variants, largest smallest gain first.
@@ -121,6 +122,7 @@ class Selection:
     """
 
     benchmarks: tuple[str, ...]
+    part: str
     baseline: str
     random_init: str
     rows: tuple[RankedVariant, ...]
@@ -207,6 +209,7 @@ def select(
     above = _above_random(table, baseline, random_init)
     found = Selection(
         benchmarks=table.benchmarks,
+        part=table.part,
         baseline=baseline,
         random_init=random_init,
         rows=rows,

@@ -69,6 +69,7 @@ class ResultTable:
         scores: every score.
         benchmarks: the benchmarks in the order in which they are shown; all of them count for completeness.
         flag_meanings: (flag, meaning) pairs for the flags that ``scores`` carry.
+        part: of the benchmarks that the scores were taken on: ``select`` or ``test``.
 
     Raises:
         ResultsError: no score, a benchmark outside ``benchmarks``, or one score given twice.
@@ -77,6 +78,7 @@ class ResultTable:
     scores: tuple[Score, ...]
     benchmarks: tuple[str, ...]
     flag_meanings: tuple[tuple[str, str], ...] = ()
+    part: str = "test"
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -181,7 +183,7 @@ class ResultTable:
             have = ", ".join(map(str, self.seeds(variant))) or "none"
             raise ResultsError(f"{variant!r} has no score with seed {sorted(seeds)}; seeds it has: {have}")
         kept = tuple(score for score in self.scores if score.variant != variant or score.seed in seeds)
-        return ResultTable(kept, self.benchmarks, self.flag_meanings)
+        return ResultTable(kept, self.benchmarks, self.flag_meanings, self.part)
 
 
 def spread(table: ResultTable, variant: str) -> dict[str, float | None]:

@@ -20,9 +20,10 @@ from equipoise.data.cache import CacheError, Runner
 from equipoise.data.importers import command_for
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
-from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.trial import Part, TrialSettings
 from equipoise.platform.study.cluster import ray_cluster
 from equipoise.platform.trial.caches import check_cache_space, open_cache
+from equipoise.platform.trial.parts import manifests_of
 
 LARGE = 16  # shards, 1 GiB of frames: what less a driver decodes itself before tasks have started
 BLOCKS_PER_CPU = 4  # so that a slow node does not hold up the end
@@ -122,11 +123,13 @@ CacheProgress = Callable[[str, int, int], None]
 def prepare_caches(
     settings: TrialSettings,
     home: Home,
-    probe: bool,
+    part: Part | None,
     progress: CacheProgress | None = None,
     address: str | None = None,
 ) -> str:
     """Read every manifest and build every clip cache a trial will need, before anything starts.
+
+    ``part`` is what it is scored on, None for nothing; without the test part no test manifest is read.
 
     With the ``address`` of a cluster its nodes build large ones together.
 
@@ -137,9 +140,8 @@ def prepare_caches(
         ValueError: a manifest, decoding or cache error, in one sentence.
     """
     manifests = [s.manifest for s in settings.regime.sources.values()]
-    if probe:
-        for name in settings.scored:
-            manifests += [settings.regime.benchmarks[name].train, settings.regime.benchmarks[name].test]
+    if part is not None:
+        manifests += manifests_of(settings, part)
     for manifest in manifests:
         if not (home.data / manifest).is_file():
             raise StudyError(

@@ -138,6 +138,7 @@ class Director:
             paths=self.plan.paths,
             probe=bool(self.plan.benchmarks),
             rungs=self._rungs(row, settings),
+            part=self.plan.part,
         )
 
     def _rungs(self, row: TrialRow, settings: TrialSettings) -> RungPlan | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from equipoise.platform.search.proposer import OptunaProposer
 from equipoise.platform.settings.search import Budget, EarlyStopping, Prices, SeedFidelity
-from equipoise.platform.settings.trial import Resources, TrialSettings
+from equipoise.platform.settings.trial import Part, Resources, TrialSettings
 from equipoise.platform.settings.variant import Variant
 from equipoise.platform.storage import Paths, Place
 
@@ -47,6 +47,7 @@ class StudyPlan:
         parent: its parent run.
         paths: where trials read.
         benchmarks: what trials are scored on; empty for none.
+        part: of each benchmark: ``select`` or ``test``.
         manifest_hash: of all manifests the study reads.
         resources: what a trial occupies.
         concurrent: trials at once; None: as many as fit.
@@ -60,6 +61,7 @@ class StudyPlan:
     parent: str
     paths: Paths
     benchmarks: tuple[str, ...]
+    part: Part
     manifest_hash: str
     resources: Resources
     concurrent: int | None = None

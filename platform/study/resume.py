@@ -14,6 +14,7 @@ from equipoise.platform.record.mlflow_pages import keep_view
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.settings.study import StudyBase, SweepDefinition
+from equipoise.platform.settings.trial import Part
 from equipoise.platform.storage import Place
 
 CHANGED = "given"  # fact of a study's book: what the command line changed of its definition
@@ -58,6 +59,18 @@ def refuse_other_places(definition: StudyBase, home: Home, ledger: Ledger) -> No
             )
 
 
+def refuse_other_part(study: str, part: Part | None, ledger: Ledger) -> None:
+    """A resumed study scores the part of its benchmarks that it scored: accuracies of two parts do not compare."""
+    before = ledger.fact("part")
+    if before is None and ledger.rows("finished") and part == "select":
+        raise StudyError(
+            f"search {study!r} was begun by a version that scored searches on test items, which this one keeps for "
+            "confirmations: read it with equipoise front, and start a new one under another --name"
+        )
+    if before is None:
+        ledger.set_fact("part", part)
+
+
 def _same(key: str, now: Any, before: Any) -> bool:
     """Whether a key says what it said. A preset or regime of one's own is named by its file: the folder may move."""
     if key in ("preset", "regime") and str(now).endswith((".yaml", ".yml")):
@@ -65,7 +78,14 @@ def _same(key: str, now: Any, before: Any) -> bool:
     return bool(now == before)
 
 
-def parent_run(definition: StudyBase, kind: str, ledger: Ledger, tracker: Tracker, benchmarks: Sequence[str]) -> str:
+def parent_run(
+    definition: StudyBase,
+    kind: str,
+    ledger: Ledger,
+    tracker: Tracker,
+    benchmarks: Sequence[str],
+    part: Part | None,
+) -> str:
     """Parent run of the study; a resumed study must be the one that was started."""
     now = definition.model_dump(mode="json")
     before = ledger.fact("definition")
@@ -83,7 +103,7 @@ def parent_run(definition: StudyBase, kind: str, ledger: Ledger, tracker: Tracke
     if parent is None:
         parent = tracker.start_study(definition.name, kind, now)
         ledger.set_fact("parent", parent)
-        tracker.tag(parent, benchmarks=json.dumps(list(benchmarks)))
+        tracker.tag(parent, benchmarks=json.dumps(list(benchmarks)), **({"part": part} if part else {}))
         if benchmarks:
             keep_view(tracker, definition.name, parent, benchmarks)
     elif now != before:

@@ -10,13 +10,15 @@ from typing import Any
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger, TrialRow, baseline_of
+from equipoise.platform.record.openings import Opening, keep_opening
+from equipoise.platform.record.reading import find_study
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.proposer import OptunaProposer
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.search.warm_start import earlier_mixes
 from equipoise.platform.settings.mix import resolve
-from equipoise.platform.settings.study import AblationDefinition, StudyBase, SweepDefinition
-from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.study import AblationDefinition, ConfirmationDefinition, StudyBase, SweepDefinition
+from equipoise.platform.settings.trial import Part, TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.study.audit_gate import audit_study, log_audits
 from equipoise.platform.study.caches import CacheProgress, prepare_caches
@@ -25,7 +27,7 @@ from equipoise.platform.study.director import Director
 from equipoise.platform.study.plan import SearchPlan, StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
 from equipoise.platform.study.ray_tune import run
-from equipoise.platform.study.resume import CHANGED, parent_run, refuse_other_places
+from equipoise.platform.study.resume import CHANGED, parent_run, refuse_other_part, refuse_other_places
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,14 @@ class Asked:
         definition: of it.
         kind: ``sweep``, ``ablation``, ``pretrain`` or ``confirmation``.
         listed: role, variant name and settings of the trials that are known beforehand.
-        probe: score every trial on the benchmarks.
+        part: of the benchmarks that every trial is scored on; None: it is not scored. A sweep has no choice: what
+            chooses never sees a test item.
     """
 
     definition: StudyBase
     kind: str
     listed: Sequence[tuple[str, str, TrialSettings]]
-    probe: bool = True
+    part: Part | None = "test"
 
     @property
     def example(self) -> TrialSettings:
@@ -119,7 +122,7 @@ class Asked:
     @property
     def benchmarks(self) -> tuple[str, ...]:
         """What trials are scored on; empty for none."""
-        return self.example.scored if self.probe else ()
+        return self.example.scored if self.part is not None else ()
 
 
 def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
@@ -134,7 +137,7 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
     """
     _refuse_wrong_start(asked, home, options.resume)
-    manifest_hash = prepare_caches(asked.example, home, asked.probe, options.progress, options.address)
+    manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, options.address)
     started = home.has_book(asked.definition.name)
     audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
     with home.book(asked.definition.name, create=True) as book:
@@ -164,14 +167,26 @@ def _refuse_wrong_start(asked: Asked, home: Home, resume: bool) -> None:
 def _open(asked: Asked, home: Home, book: Ledger, tracker: Tracker, given: Mapping[str, Any] | None) -> str:
     """Write down what was asked for, or see that it is what was; returns the parent run."""
     refuse_other_places(asked.definition, home, book)
-    parent = parent_run(asked.definition, asked.kind, book, tracker, asked.benchmarks)
+    refuse_other_part(asked.definition.name, asked.part, book)
+    parent = parent_run(asked.definition, asked.kind, book, tracker, asked.benchmarks, asked.part)
     if given is not None:
         book.set_fact(CHANGED, given)
     if book.fact("listed") is None:
         for role, name, settings in asked.listed:
             book.open_trial(name, role, settings.model_dump_json())
         book.set_fact("listed", True)
+    if asked.part == "test":
+        record_opening(asked, tracker, parent)
     return parent
+
+
+def record_opening(asked: Asked, tracker: Tracker, parent: str) -> None:
+    """Write down that the test part is opened, before it is: in the study, and in the one that it confirms."""
+    definition = asked.definition
+    opening = Opening.now(asked.kind, definition.name, [name for _, name, _ in asked.listed], asked.benchmarks)
+    keep_opening(tracker, parent, opening)
+    if isinstance(definition, ConfirmationDefinition):
+        keep_opening(tracker, find_study(tracker, definition.confirms).info.run_id, opening)
 
 
 def _direct(director: Director, asked: Asked, address: str | None) -> bool:
@@ -240,6 +255,7 @@ def _director(
         parent=parent,
         paths=home.paths,
         benchmarks=asked.benchmarks,
+        part=asked.part or "select",
         manifest_hash=manifest_hash,
         resources=example.resources,
         concurrent=definition.concurrent,
@@ -269,7 +285,7 @@ def sweep(definition: SweepDefinition, home: Home, options: RunOptions = RunOpti
         found = earlier_mixes(definition, home, listed[0][2])
         if options.progress is not None:
             options.progress(found.sentence, 1, 1)
-    return run_study(Asked(definition, "sweep", listed), home, options)
+    return run_study(Asked(definition, "sweep", listed, part="select"), home, options)
 
 
 def ablate(definition: AblationDefinition, home: Home, options: RunOptions = RunOptions()) -> Outcome:
@@ -294,4 +310,4 @@ def pretrain(definition: AblationDefinition, home: Home, options: RunOptions = R
     """
     preset, regime = definition.load()
     listed = [("single", n, definition.trial(n, v, s, preset, regime)) for n, v, s in definition.members()]
-    return run_study(Asked(definition, "pretrain", listed, probe=False), home, options)
+    return run_study(Asked(definition, "pretrain", listed, part=None), home, options)

@@ -1,4 +1,4 @@
-"""Frozen transfer evaluation: features once, a bank of probes, a winner chosen on held-out training items."""
+"""Frozen transfer evaluation: features once, a bank of probes fitted on train, a winner chosen on select items."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from equipoise.models.encoder import VideoEncoder
 from equipoise.models.probes import AttentiveBank, LinearBank, fit_bank, predict
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings.preset import ProbeSetting
-from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.trial import Part, TrialSettings
 from equipoise.platform.storage import Paths, Place
-from equipoise.platform.trial.caches import open_cache
 from equipoise.platform.trial.features import Split, split_features
+from equipoise.platform.trial.parts import part_items
+
+PART = "equipoise.part"  # metadata of a file of outcomes: the part of its items
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,18 @@ class BenchmarkResult:
 
     Attributes:
         benchmark: name in the regime.
-        accuracy: top-1 on the test split, percent.
-        items: test items.
-        chosen: learning rate and weight decay of the winner, and its held-out accuracy, percent.
-        grid: the same of every probe of the bank; a single probe has no held-out accuracy.
+        part: that was scored: ``select`` or ``test``.
+        accuracy: top-1 on that part, percent.
+        items: of that part.
+        chosen: learning rate and weight decay of the winner, and its accuracy on select items, percent.
+        grid: the same of every probe of the bank.
         predicted: int64 ``[items]`` predicted class.
         labels: int64 ``[items]`` true class.
-        paths: path of every test item.
+        paths: path of every item.
     """
 
     benchmark: str
+    part: Part
     accuracy: float
     items: int
     chosen: Mapping[str, float]
@@ -49,7 +53,7 @@ class BenchmarkResult:
     paths: tuple[str, ...]
 
     def write(self, folder: Place) -> Place:
-        """Store the per-item outcome as ``BENCHMARK.parquet``: path, label, predicted, correct."""
+        """Store outcomes as ``BENCHMARK.parquet``: path, label, predicted, correct; in its metadata the part."""
         table = pa.table(
             {
                 "path": list(self.paths),
@@ -57,7 +61,7 @@ class BenchmarkResult:
                 "predicted": self.predicted,
                 "correct": self.predicted == self.labels,
             }
-        )
+        ).replace_schema_metadata({PART: self.part})
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer)
         place = folder / f"{self.benchmark}.parquet"
@@ -68,6 +72,7 @@ class BenchmarkResult:
         """JSON-able record without the per-item vectors."""
         return {
             "benchmark": self.benchmark,
+            "part": self.part,
             "accuracy": self.accuracy,
             "items": self.items,
             "chosen": dict(self.chosen),
@@ -76,64 +81,58 @@ class BenchmarkResult:
 
 
 def probe(
-    train: Tensor, train_labels: Tensor, test: Tensor, classes: int, setting: ProbeSetting, seed: int
+    train: Tensor,
+    train_labels: Tensor,
+    select: Tensor,
+    select_labels: Tensor,
+    classes: int,
+    setting: ProbeSetting,
+    seed: int,
+    test: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float], list[dict[str, float]]]:
-    """Train a bank on part of the training items, choose on the rest, refit the winner on all, predict the test items.
-
-    A bank of one probe has nothing to choose: it is trained once, on all training items, and has no held-out accuracy.
+    """Train a bank on the training items, choose on the select items, predict these or the test items.
 
     Args:
-        train: ``[N, W]`` or ``[N, K, W]`` features of the training split.
+        train: ``[N, W]`` or ``[N, K, W]`` features of the training items.
         train_labels: int64 ``[N]``.
-        test: features of the test split.
+        select: features of the select items.
+        select_labels: int64.
         classes: number of classes.
         setting: the bank.
-        seed: of the split, the initial weights and the order of items.
+        seed: of the initial weights and the order of items.
+        test: features of the test items; None: the select items are what is predicted.
 
     Returns:
-        Predicted class of every test item, the winner's record, every probe's record.
+        Predicted class of every item, the winner's record, every probe's record.
     """
-    N = len(train)
     grid = list(itertools.product(setting.lr, setting.weight_decay))
-    order = torch.randperm(N, generator=generator(seed, "probe.holdout")).to(train.device)
-    held = max(1, round(setting.holdout * N)) if len(grid) > 1 else 0
-    choose, fit = order[:held], order[held:]
     axes = tuple(range(train.ndim - 1))
-    # Statistics of the fitting items only: nothing of a held-out or test item enters a probe's input.
-    mean, std = train[fit].mean(axes), train[fit].std(axes).clamp_min(1e-6)
-    train, test = (train - mean) / std, (test - mean) / std
-
-    def fitted(rates: list[float], decays: list[float], items: Tensor) -> LinearBank | AttentiveBank:
-        draw = generator(seed, "probe.weights")
-        many = (len(rates), train.shape[-1], classes)
-        linear = setting.pooling == "linear"
-        bank = LinearBank(*many, draw) if linear else AttentiveBank(*many, setting.heads, draw)
-        bank.to(train.device)
-        fit_bank(
-            bank,
-            train[items],
-            train_labels[items],
-            rates=rates,
-            decays=decays,
-            epochs=setting.epochs,
-            batch=setting.batch,
-            generator=generator(seed, "probe.order"),
-        )
-        return bank
-
-    if not held:
-        rate, decay = grid[0]
-        only = {"lr": rate, "weight_decay": decay}
-        return predict(fitted([rate], [decay], order), test)[0], only, [only]
-    bank = fitted([g[0] for g in grid], [g[1] for g in grid], fit)
-    right = (predict(bank, train[choose]) == train_labels[choose]).sum(1)
+    # Statistics of the fitting items only: nothing of any other item enters a probe's input.
+    mean, std = train.mean(axes), train.std(axes).clamp_min(1e-6)
+    draw = generator(seed, "probe.weights")
+    many = (len(grid), train.shape[-1], classes)
+    linear = setting.pooling == "linear"
+    bank = LinearBank(*many, draw) if linear else AttentiveBank(*many, setting.heads, draw)
+    bank.to(train.device)
+    fit_bank(
+        bank,
+        (train - mean) / std,
+        train_labels,
+        rates=[rate for rate, _ in grid],
+        decays=[decay for _, decay in grid],
+        epochs=setting.epochs,
+        batch=setting.batch,
+        generator=generator(seed, "probe.order"),
+    )
+    found = predict(bank, (select - mean) / std)  # [G, items]
+    right = (found == select_labels).sum(1)
     records = [
-        {"lr": lr, "weight_decay": wd, "holdout_accuracy": 100 * int(r) / held}
+        {"lr": lr, "weight_decay": wd, "select_accuracy": 100 * int(r) / len(select_labels)}
         for (lr, wd), r in zip(grid, right, strict=True)
     ]
-    winner = records[int(right.argmax())]
-    final = fitted([winner["lr"]], [winner["weight_decay"]], order)
-    return predict(final, test)[0], winner, records
+    winner = int(right.argmax())
+    predicted = found if test is None else predict(bank, (test - mean) / std)
+    return predicted[winner], records[winner], records
 
 
 def score(
@@ -143,6 +142,8 @@ def score(
     device: torch.device,
     progress: Progress | None = None,
     features_of: Callable[..., Tensor] = split_features,
+    *,
+    part: Part = "select",
 ) -> list[BenchmarkResult]:
     """Score a frozen encoder on every benchmark of a trial.
 
@@ -153,45 +154,65 @@ def score(
         device: where to compute.
         progress: called with a step's name, items done and items in all.
         features_of: :func:`split_features`, or what spreads it over several workers.
+        part: ``select`` or ``test``; with ``select`` no test item is read.
 
     Returns:
         One result per benchmark, in order.
     """
-    results: list[BenchmarkResult] = []
-    preset = settings.preset
-    for name in settings.scored:
-        benchmark = settings.regime.benchmarks[name]
-        setting = preset.probes[benchmark.pooling]
-        caches = {split: open_cache(settings, paths, getattr(benchmark, split)) for split in ("train", "test")}
-        features = {
-            split: features_of(
-                encoder,
-                Split(settings, paths, getattr(benchmark, split), setting.pooling == "linear"),
-                device,
-                progress=None if progress is None else _named(progress, f"{name} {split}"),
-            )
-            for split in caches
-        }
-        labels = {split: torch.from_numpy(np.array(cache.labels)).to(device) for split, cache in caches.items()}
-        if progress is not None:
-            progress(f"{name} probes", 0, 1)
-        predicted, winner, grid = probe(
-            features["train"], labels["train"], features["test"], len(caches["train"].classes), setting, settings.seed
-        )
-        correct = predicted == labels["test"]
-        results.append(
-            BenchmarkResult(
-                benchmark=name,
-                accuracy=100 * int(correct.sum()) / len(correct),
-                items=len(correct),
-                chosen=winner,
-                grid=tuple(grid),
-                predicted=predicted.cpu().numpy(),
-                labels=labels["test"].cpu().numpy(),
-                paths=tuple(caches["test"].paths),
-            )
-        )
-    return results
+    return [_scored(encoder, settings, paths, device, progress, features_of, name, part) for name in settings.scored]
+
+
+def _scored(
+    encoder: VideoEncoder,
+    settings: TrialSettings,
+    paths: Paths,
+    device: torch.device,
+    progress: Progress | None,
+    features_of: Callable[..., Tensor],
+    name: str,
+    part: Part,
+) -> BenchmarkResult:
+    """Score on one benchmark; arguments as of :func:`score`."""
+    setting = settings.preset.probes[settings.regime.benchmarks[name].pooling]
+    wanted: tuple[Part, ...] = ("train", "select") if part == "select" else ("train", "select", "test")
+    items = {one: part_items(settings, paths, name, one) for one in wanted}
+    whole: dict[str, Tensor] = {}  # features by manifest: a select part may be cut from that of the training items
+    for one, found in items.items():
+        if found.manifest not in whole:
+            split = Split(settings, paths, found.manifest, setting.pooling == "linear")
+            told = None if progress is None else _named(progress, f"{name} {one}")
+            whole[found.manifest] = features_of(encoder, split, device, progress=told)
+    features = {
+        one: whole[i.manifest]
+        if len(i.rows) == len(i.cache)
+        else whole[i.manifest][torch.from_numpy(i.rows).to(device)]
+        for one, i in items.items()
+    }
+    labels = {one: torch.from_numpy(i.labels).to(device) for one, i in items.items()}
+    if progress is not None:
+        progress(f"{name} probes", 0, 1)
+    predicted, winner, grid = probe(
+        features["train"],
+        labels["train"],
+        features["select"],
+        labels["select"],
+        len(items["train"].cache.classes),
+        setting,
+        settings.seed,
+        features.get("test"),
+    )
+    correct = predicted == labels[part]
+    return BenchmarkResult(
+        benchmark=name,
+        part=part,
+        accuracy=100 * int(correct.sum()) / len(correct),
+        items=len(correct),
+        chosen=winner,
+        grid=tuple(grid),
+        predicted=predicted.cpu().numpy(),
+        labels=labels[part].cpu().numpy(),
+        paths=items[part].paths,
+    )
 
 
 def _named(progress: Progress, name: str) -> Callable[[int, int], None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import EquipoiseError
-from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.trial import Part, TrialSettings
 from equipoise.platform.storage import Paths, Place
 
 PHASE = "phase"  # key of every report; Tune's own results have none
@@ -24,7 +24,7 @@ class RungPlan:
 
     Attributes:
         steps: after which steps.
-        items: training items that each look is taken on, for each benchmark.
+        items: select items that each look is taken on, for each benchmark, at most.
     """
 
     steps: tuple[int, ...]
@@ -42,6 +42,7 @@ class TrialTask:
         paths: where it reads.
         probe: score it in the end.
         rungs: when early stopping looks at it; None: never.
+        part: that it is scored on: ``select`` or ``test``.
     """
 
     number: int
@@ -50,6 +51,7 @@ class TrialTask:
     paths: Paths
     probe: bool
     rungs: RungPlan | None
+    part: Part = "select"
 
     def to_config(self) -> dict[str, Any]:
         """Configuration of a Tune trial."""
@@ -60,6 +62,7 @@ class TrialTask:
             "data": str(self.paths.data),
             "cache": str(self.paths.cache),
             "probe": self.probe,
+            "part": self.part,
             "rungs": None if self.rungs is None else {"steps": list(self.rungs.steps), "items": self.rungs.items},
         }
 
@@ -77,6 +80,7 @@ class TrialTask:
             folder=Place.at(config["folder"]),
             paths=Paths(Path(config["data"]), Path(config["cache"])),
             probe=config["probe"],
+            part=config["part"],
             rungs=None if rungs is None else RungPlan(tuple(rungs["steps"]), rungs["items"]),
         )
 

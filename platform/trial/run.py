@@ -19,7 +19,7 @@ from ray._private.state import state as ray_state
 from equipoise.models.encoder import VideoEncoder
 from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableError
 from equipoise.platform.settings.mix import resolve
-from equipoise.platform.settings.trial import Resources, TrialSettings
+from equipoise.platform.settings.trial import Part, Resources, TrialSettings
 from equipoise.platform.storage import REASONS, Paths, Place
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.device import compute_threads, default_device
@@ -138,11 +138,11 @@ def _scores(task: TrialTask, final: Place | None) -> dict[str, Any]:
         def progress(what: str, done: int, total: int) -> None:
             tune.report(Progress(what, done, total).to_dict())
 
-        return score_checkpoint(settings, task.paths, task.folder, final, progress)
+        return score_checkpoint(settings, task.paths, task.folder, final, progress, part=task.part)
     r = settings.resources
     tune.report(Progress("probes", 0, 1).to_dict())
     apart = _apart(score_checkpoint, r)
-    found: dict[str, Any] = ray.get(apart.remote(settings, task.paths, task.folder, final))
+    found: dict[str, Any] = ray.get(apart.remote(settings, task.paths, task.folder, final, part=task.part))
     return found
 
 
@@ -153,12 +153,18 @@ def _apart(function: Any, resources: Resources) -> Any:
 
 
 def score_checkpoint(
-    settings: TrialSettings, paths: Paths, folder: Place, final: Place | None, progress: Any = None
+    settings: TrialSettings,
+    paths: Paths,
+    folder: Place,
+    final: Place | None,
+    progress: Any = None,
+    *,
+    part: Part = "select",
 ) -> dict[str, Any]:
     """Score the trained encoder, or the untrained one, and store every item's outcome below ``correctness/``.
 
     Returns:
-        ``accuracies`` by benchmark in percent, ``summaries`` and ``flags``.
+        ``accuracies`` by benchmark in percent, the ``part`` they are of, ``summaries`` and ``flags``.
     """
     began = time.monotonic()
     trained = 0.0
@@ -173,13 +179,14 @@ def score_checkpoint(
             if resolve(found.settings).untrained_allowed:
                 flags.append("untrained_encoder")
         spread = _Spread(settings.resources)
-        results = score(encoder, settings, paths, default_device(), progress, spread.features)
+        results = score(encoder, settings, paths, default_device(), progress, spread.features, part=part)
     for result in results:
         result.write(folder / "correctness")
     summaries = [r.summary() for r in results]
-    (folder / "scores.json").write(json.dumps({"benchmarks": summaries, "flags": flags}, indent=1))
+    (folder / "scores.json").write(json.dumps({"part": part, "benchmarks": summaries, "flags": flags}, indent=1))
     return {
         "accuracies": {r.benchmark: r.accuracy for r in results},
+        "part": part,
         "summaries": summaries,
         "flags": flags,
         "seconds": {"pretrain": trained, "score": time.monotonic() - began},

@@ -15,7 +15,16 @@ from equipoise.data.cache import ClipCache
 from equipoise.data.manifest import Manifest
 from equipoise.data.miniature import Sizes, build
 
-TINY = Sizes(pixels=32, frames=8, train_clips=24, test_clips=12, train_stills=40, test_stills=20)
+TINY = Sizes(
+    pixels=32,
+    frames=8,
+    train_clips=24,
+    test_clips=12,
+    select_clips=6,
+    train_stills=40,
+    test_stills=20,
+    select_stills=10,
+)
 
 
 @pytest.fixture(scope="session")

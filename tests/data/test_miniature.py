@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from equipoise.data._art import SHAPES, SPRITE, SourceFilesError, Studio, paste
 from equipoise.data._scenes import SCENES, SSV2_CLASSES, Scene
 from equipoise.data.decode import decode
 from equipoise.data.manifest import Manifest
-from equipoise.data.miniature import MiniatureError, Sizes, build
+from equipoise.data.miniature import NAMES, SPLITS, MiniatureError, Sizes, build
 
 Sets = dict[str, dict[str, Manifest]]
 
@@ -35,7 +37,10 @@ def test_sets_splits_and_balance(tiny: Sets, tiny_root: Path) -> None:
     for name, parts in tiny.items():
         for split, manifest in parts.items():
             stills = name == "mini_in"
-            assert len(manifest) == {"train": 40 if stills else 24, "test": 20 if stills else 12}[split]
+            assert (
+                len(manifest)
+                == {"train": 40 if stills else 24, "select": 10 if stills else 6, "test": 20 if stills else 12}[split]
+            )
             assert set(manifest.kind) == {"image" if stills else "video"}
             assert set(manifest.frames) == {1 if stills else 8}
             assert manifest.root == tiny_root / name
@@ -158,21 +163,48 @@ def test_built_before_returns_at_once(
     assert again["mini_dive"]["test"].hash == tiny["mini_dive"]["test"].hash
 
 
-SMALL = Sizes(pixels=16, frames=4, train_clips=2, test_clips=1, train_stills=2, test_stills=1)
+SMALL = Sizes(
+    pixels=16, frames=4, train_clips=2, test_clips=1, select_clips=1, train_stills=2, test_stills=1, select_stills=1
+)
 
 
 def test_other_settings_are_refused_without_force(tmp_path: Path) -> None:
     stages: list[tuple[str, int, int]] = []
     first = build(tmp_path / "m", seed=1, workers=1, sizes=SMALL, progress=lambda *stage: stages.append(stage))
     assert ("mini_ucf/train", 2, 2) in stages
-    assert len(stages) == 8
+    assert len(stages) == 4 * len(SPLITS)
     with pytest.raises(MiniatureError, match=r"was built with seed 1 \(asked: 2\); use --force to replace it"):
         build(tmp_path / "m", seed=2, workers=1, sizes=SMALL)
-    other = Sizes(pixels=16, frames=5, train_clips=2, test_clips=1, train_stills=2, test_stills=1)
+    other = Sizes(
+        pixels=16, frames=5, train_clips=2, test_clips=1, select_clips=1, train_stills=2, test_stills=1, select_stills=1
+    )
     with pytest.raises(MiniatureError, match=r"frames 4 \(asked: 5\)"):
         build(tmp_path / "m", seed=1, workers=1, sizes=other)
     replaced = build(tmp_path / "m", seed=2, workers=1, sizes=SMALL, force=True)
     assert replaced["mini_ucf"]["train"].hash != first["mini_ucf"]["train"].hash
+
+
+def test_a_build_of_before_there_were_select_splits_gets_them(tmp_path: Path) -> None:
+    """What is trained and tested on is not drawn again, and is what it always was."""
+    built = build(tmp_path / "m", seed=1, workers=1, sizes=SMALL)
+    assert [built[name][split].hash[:12] for name in ("mini_ucf", "mini_in") for split in ("train", "test")] == [
+        "b93799a34883",
+        "c4d0cf7ddfbb",
+        "0ab5cb86b1ed",
+        "2fa143fac5a1",
+    ], "of this seed and these sizes since the first version"
+    whole = contents(tmp_path / "m")
+    recorded = json.loads((tmp_path / "m" / "miniature.json").read_text())
+    for name in NAMES:
+        shutil.rmtree(tmp_path / "m" / name / "select")
+        (tmp_path / "m" / name / "select.parquet").unlink()
+    before = {key: value for key, value in recorded["sizes"].items() if not key.startswith("select")}
+    (tmp_path / "m" / "miniature.json").write_text(json.dumps({**recorded, "sizes": before}))
+    (tmp_path / "m" / "mini_ssv2" / "select").mkdir()  # of a completion that was killed
+    drawn: list[str] = []
+    build(tmp_path / "m", seed=1, workers=1, sizes=SMALL, progress=lambda what, *_: drawn.append(what))
+    assert {what.partition("/")[2] for what in drawn} == {"select"}
+    assert contents(tmp_path / "m") == whole
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def cnn(train: Items, test: Items, sees: str, epochs: int = 20, width: int = 48)
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Items, Items]]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("shortcuts")
-    sizes = Sizes(train_clips=1000, test_clips=400, train_stills=1500, test_stills=500)
+    sizes = Sizes(train_clips=1000, test_clips=400, train_stills=1500, test_stills=500, select_clips=1, select_stills=1)
     built = build(folder / "miniature", seed=3, workers=1, sizes=sizes)
     return {
         name: (load_items(parts["train"], folder / "cache"), load_items(parts["test"], folder / "cache"))

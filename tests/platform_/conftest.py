@@ -38,7 +38,9 @@ from equipoise.platform.storage import Paths
 from equipoise.platform.study import run as study
 from equipoise.platform.study.run import RunOptions
 
-TINY_SIZES = Sizes(pixels=32, frames=16, train_clips=16, test_clips=4, train_stills=16, test_stills=4)
+TINY_SIZES = Sizes(
+    pixels=32, frames=16, train_clips=16, test_clips=4, select_clips=4, train_stills=16, test_stills=4, select_stills=4
+)
 TINY_PRESET = (
     "model.size=32",
     "model.encoder={width: 24, depth: 4, heads: 2, patch: 8, tubelet: 2, levels: 4}",

@@ -22,8 +22,9 @@ from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial import evaluation, features
 from equipoise.platform.trial.caches import open_cache
 from equipoise.platform.trial.encoders import frozen_encoder, untrained_encoder
-from equipoise.platform.trial.evaluation import probe, score
+from equipoise.platform.trial.evaluation import PART, probe, score
 from equipoise.platform.trial.features import extract
+from equipoise.platform.trial.parts import part_items
 from equipoise.platform.trial.reporter import LocalReporter
 from equipoise.platform.trial.trainer import Trainer
 
@@ -99,9 +100,12 @@ def test_results_and_per_item_outcomes(trained: Path, paths: Paths, tmp_path: Pa
         assert r.accuracy == 100 * sum(table["correct"]) / r.items
         right = [p == y for p, y in zip(table["predicted"], table["label"], strict=True)]
         assert table["correct"] == right
-        best = max(g["holdout_accuracy"] for g in r.grid)
-        assert r.chosen["holdout_accuracy"] == best
+        best = max(g["select_accuracy"] for g in r.grid)
+        assert r.chosen["select_accuracy"] == best == r.accuracy
         assert len(r.grid) == 2
+        assert r.part == "select"
+        kept = pq.read_metadata(tmp_path / f"{r.benchmark}.parquet").metadata
+        assert kept[PART.encode()] == b"select"
     again = score(frozen_encoder(found), found.settings, paths, CPU)
     assert [r.predicted.tolist() for r in again] == [r.predicted.tolist() for r in results]
 
@@ -114,23 +118,54 @@ def separable(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, y
 
 
+def test_the_test_part_changes_no_choice_and_no_probe(trained: Path, paths: Paths) -> None:
+    found = checkpoints.load(trained)
+    encoder = frozen_encoder(found)
+    select = score(encoder, found.settings, paths, CPU)
+    test = score(encoder, found.settings, paths, CPU, part="test")
+    assert [r.grid for r in test] == [r.grid for r in select]
+    assert [r.chosen for r in test] == [r.chosen for r in select]
+    for one, other in zip(select, test, strict=True):
+        assert (one.part, other.part) == ("select", "test")
+        assert not set(one.paths) & set(other.paths)
+        assert all(path.startswith("test/") for path in other.paths)
+
+
+def test_a_select_part_is_cut_from_the_training_split(trained: Path, paths: Paths) -> None:
+    """Where a benchmark names none: probes are fitted on the rest, and nothing is in both."""
+    found = checkpoints.load(trained)
+    benchmarks = {name: b.model_copy(update={"select": None}) for name, b in found.settings.regime.benchmarks.items()}
+    regime = found.settings.regime.model_copy(update={"benchmarks": benchmarks})
+    settings = found.settings.model_copy(update={"regime": regime})
+    assert settings.key == found.settings.key
+    train, select = (part_items(settings, paths, "mini_ssv2", part) for part in ("train", "select"))
+    assert train.manifest == select.manifest
+    assert not set(train.paths) & set(select.paths)
+    assert sorted((*train.paths, *select.paths)) == sorted(train.cache.paths)
+    results = score(frozen_encoder(found), settings, paths, CPU)
+    assert results[1].paths == select.paths
+    assert results[1].labels.tolist() == select.labels.tolist()
+
+
 def test_probe_learns_and_never_sees_test_labels_or_statistics() -> None:
-    setting = ProbeSetting(pooling="linear", epochs=30, batch=16, lr=(0.01, 1e-6), weight_decay=(0.0,))
+    setting = ProbeSetting(pooling="linear", epochs=30, batch=16, lr=(1e-6, 0.01), weight_decay=(0.0,))
     x, y = separable(120, 0)
+    chooser = separable(30, 2)
     test_x, test_y = separable(60, 1)
-    predicted, winner, grid = probe(x, y, test_x, 3, setting, seed=0)
+    predicted, winner, grid = probe(x, y, *chooser, 3, setting, seed=0, test=test_x)
     assert (predicted == test_y).float().mean() > 0.95
     assert winner["lr"] == 0.01
+    assert winner in grid
     assert len(grid) == 2
     # Test items do not change the probe: each is predicted alone as in company.
-    alone = torch.cat([probe(x, y, test_x[i : i + 1], 3, setting, seed=0)[0] for i in range(5)])
+    alone = torch.cat([probe(x, y, *chooser, 3, setting, seed=0, test=test_x[i : i + 1])[0] for i in range(5)])
     assert torch.equal(alone, predicted[:5])
+    # Without them the select items are what is predicted, and their number right is what the choice went by.
+    chosen, _, _ = probe(x, y, *chooser, 3, setting, seed=0)
+    assert winner["select_accuracy"] == 100 * int((chosen == chooser[1]).sum()) / 30
 
 
-@pytest.mark.parametrize(("rates", "fits"), [((0.01, 1e-6), [84, 120]), ((0.01,), [120])])
-def test_only_a_choice_holds_items_out(
-    rates: tuple[float, ...], fits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_training_item_is_fitted_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[int] = []
 
     def counted(bank: LinearBank, features: torch.Tensor, *args: torch.Tensor, **more: Any) -> None:
@@ -139,22 +174,17 @@ def test_only_a_choice_holds_items_out(
 
     monkeypatch.setattr(evaluation, "fit_bank", counted)
     x, y = separable(120, 0)
-    test_x, test_y = separable(60, 1)
-    setting = ProbeSetting(pooling="linear", epochs=30, batch=16, lr=rates, weight_decay=(0.0,), holdout=0.3)
-    predicted, winner, grid = probe(x, y, test_x, 3, setting, seed=0)
-    assert fitted == fits
-    assert (predicted == test_y).float().mean() > 0.95
-    assert winner in grid
-    assert len(grid) == len(rates)
-    assert ("holdout_accuracy" in winner) == (len(rates) > 1)
+    setting = ProbeSetting(pooling="linear", epochs=2, batch=16, lr=(0.01, 1e-6), weight_decay=(0.0,))
+    probe(x, y, *separable(60, 1), 3, setting, seed=0)
+    assert fitted == [120]
 
 
 def test_probe_of_noise_is_at_chance() -> None:
     draw = torch.Generator().manual_seed(0)
-    x, test = torch.randn(300, 8, generator=draw), torch.randn(600, 8, generator=draw)
+    x, select, test = (torch.randn(n, 8, generator=draw) for n in (300, 100, 600))
     labels = torch.arange(300) % 4
     setting = ProbeSetting(pooling="linear", epochs=20, batch=32, lr=(0.01, 0.001))
-    predicted, _, _ = probe(x, labels, test, 4, setting, seed=0)
+    predicted, _, _ = probe(x, labels, select, torch.arange(100) % 4, 4, setting, seed=0, test=test)
     accuracy = (predicted == torch.arange(600) % 4).float().mean().item()
     assert abs(accuracy - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 600)
 

@@ -450,6 +450,7 @@ def write_outcomes(trial: Path, number: int, paths: Sequence[str]) -> None:
     labels = np.arange(len(paths)) % 3
     result = BenchmarkResult(
         benchmark="mini_in",
+        part="test",
         accuracy=0.0,
         items=len(paths),
         chosen={},

@@ -216,8 +216,8 @@ def pair(selection: Selection, means: Mapping[tuple[str, str], Span], across: st
     x_base, y_base = selection.hypervolume_reference[across], selection.hypervolume_reference[up]
     x_edge, y_edge = x(x_base - selection.tolerance[across]), y(y_base - selection.tolerance[up])
     chart.add("rect", "allowed", x=x_edge, y=top, width=right - x_edge, height=y_edge - top)
-    chart.across(x, axis_title(across))
-    chart.up(y, axis_title(up))
+    chart.across(x, axis_title(across, selection.part))
+    chart.up(y, axis_title(up, selection.part))
     chart.add("line", "base", x1=x(x_base), x2=x(x_base), y1=top, y2=bottom)
     chart.add("line", "base", x1=left, x2=right, y1=y(y_base), y2=y(y_base))
     corners = {row.variant: (row.means[across], row.means[up]) for row in rows}

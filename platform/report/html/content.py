@@ -15,7 +15,7 @@ from equipoise.platform.errors import EquipoiseError, StorageError
 from equipoise.platform.record.client import TRAIN
 from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.reading import SETTINGS, StudyRecord, read_json
-from equipoise.platform.report.front import most_telling
+from equipoise.platform.report.front import most_telling, opened
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.stats.selection import RankedVariant, Selection
 from equipoise.platform.stats.table import ResultTable
@@ -106,6 +106,7 @@ class Content:
         unit: ``CPU`` or ``GPU``.
         settings: settings of one trial as stored.
         manifest_hash: of all manifests together.
+        openings: when the test part was opened, by what and for whom, one sentence each.
         notes: section to sentences on what is not there, and why.
     """
 
@@ -130,6 +131,7 @@ class Content:
     unit: str
     settings: Mapping[str, Any]
     manifest_hash: str
+    openings: Sequence[str]
     notes: Mapping[str, Sequence[str]]
 
     @property
@@ -209,6 +211,7 @@ def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
         unit=unit,
         settings=example[0] if example else {},
         manifest_hash=next((r.data.tags["manifest_hash"] for r in runs if "manifest_hash" in r.data.tags), ""),
+        openings=opened(record),
         notes=notes,
     )
 

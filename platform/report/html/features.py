@@ -28,10 +28,10 @@ from equipoise.platform.record.reading import StudyRecord, has_artifact
 from equipoise.platform.record.registry import MODEL_FOLDER
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.trial import checkpoint as checkpoints
-from equipoise.platform.trial.caches import open_cache
 from equipoise.platform.trial.checkpoint import Checkpoint
 from equipoise.platform.trial.encoders import frozen_encoder
 from equipoise.platform.trial.features import extract, view
+from equipoise.platform.trial.parts import part_items
 
 CLIPS = 4
 Pixels = NDArray[np.uint8]
@@ -136,17 +136,19 @@ def _pictures(home: Home, found: Sequence[Checkpoint]) -> list[Picture]:
 
 
 def _clips(home: Home, one: Checkpoint) -> list[tuple[str, ClipCache, int]]:
-    """Benchmark, cache and index of a few test clips, spread over the benchmarks and over each test set."""
+    """Benchmark, cache and index of a few select clips, spread over the benchmarks and over each of their parts."""
     settings = one.settings
     chosen: list[tuple[str, ClipCache, int]] = []
     for place in range(CLIPS):
         name = settings.scored[place % len(settings.scored)]
-        manifest = settings.regime.benchmarks[name].test
+        benchmark = settings.regime.benchmarks[name]
+        manifest = benchmark.select or benchmark.train
         if not (home.data / manifest).is_file():
             raise CheckpointError(f"the data set {manifest} is not in {home.root.name}")
-        cache = open_cache(settings, home.paths, manifest)
+        found = part_items(settings, home.paths, name, "select")
         turn = place // len(settings.scored) + 1
-        chosen.append((name, cache, len(cache) * turn // (CLIPS // len(settings.scored) + 2)))
+        row = int(found.rows[len(found.rows) * turn // (CLIPS // len(settings.scored) + 2)])
+        chosen.append((name, found.cache, row))
     return chosen
 
 

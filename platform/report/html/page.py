@@ -178,7 +178,7 @@ def page(content: Content, pictures: Pictures) -> str:
         why=_why(content),
         rows=[_row(content, row) for row in content.selection.rows],
         controls=_controls(content),
-        titles={b: axis_title(b) for b in content.selection.benchmarks},
+        titles={b: axis_title(b, content.selection.part) for b in content.selection.benchmarks},
         importance=[(b, bars(found), found) for b, found in _by_benchmark(content).items()],
         effects=_effects(content),
         meanings=MEANINGS,
@@ -379,7 +379,9 @@ def _repeat(content: Content, pictures: Pictures) -> dict[str, Any]:
     name = f"{content.study}.yaml"
     sources = content.settings.get("regime", {})
     manifests = [s["manifest"] for s in sources.get("sources", {}).values()]
-    manifests += [m for b in sources.get("benchmarks", {}).values() for m in (b["train"], b["test"])]
+    manifests += [
+        m for b in sources.get("benchmarks", {}).values() for m in (b["train"], b.get("select"), b["test"]) if m
+    ]
     lines = [*dict.fromkeys(map(command_for, manifests))]
     lines += [f"equipoise {command} {name}", f"equipoise report {content.study}"]
     record = pictures.record or {}

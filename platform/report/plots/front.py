@@ -97,8 +97,8 @@ def _panel(axis: Axes, selection: Selection, across: str, up: str) -> None:
     x_low, x_high = _span(selection, across)
     y_low, y_high = _span(selection, up)
     axis.set(xlim=(x_low, x_high), ylim=(y_low, y_high))
-    axis.set_xlabel(axis_title(across), fontsize=12, color=INK)
-    axis.set_ylabel(axis_title(up), fontsize=12, color=INK)
+    axis.set_xlabel(axis_title(across, selection.part), fontsize=12, color=INK)
+    axis.set_ylabel(axis_title(up, selection.part), fontsize=12, color=INK)
     clean_axis(axis)
     x_base, y_base = selection.hypervolume_reference[across], selection.hypervolume_reference[up]
     x_edge, y_edge = x_base - selection.tolerance[across], y_base - selection.tolerance[up]
@@ -172,7 +172,7 @@ def _ranking(axis: Axes, selection: Selection) -> None:
     )
     axis.axvline(base, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     axis.set(xlim=_span(selection, benchmark), ylim=(-0.6, len(rows) - 0.4))
-    axis.set_xlabel(axis_title(benchmark), fontsize=12, color=INK)
+    axis.set_xlabel(axis_title(benchmark, selection.part), fontsize=12, color=INK)
     clean_axis(axis)
     axis.set_yticks(np.arange(len(rows)), [row.variant for row in rows])
 

@@ -79,9 +79,9 @@ STYLES = {
 }
 
 
-def axis_title(benchmark: str) -> str:
-    """What an axis of a benchmark says."""
-    return f"{TITLES.get(benchmark, benchmark)} top-1 (%)"
+def axis_title(benchmark: str, part: str) -> str:
+    """What an axis of a part of a benchmark says."""
+    return f"{TITLES.get(benchmark, benchmark)} top-1 on {part} (%)"
 
 
 def group_of(selection: Selection, row: RankedVariant) -> str:

@@ -16,7 +16,7 @@ def show_accuracies(table: ResultTable, console: Console) -> None:
     shown.add_column("variant", no_wrap=True)
     shown.add_column("n", justify="right")
     for name in table.benchmarks:
-        shown.add_column(f"{name} %", justify="right", no_wrap=True)
+        shown.add_column(f"{name} {table.part} %", justify="right", no_wrap=True)
     for variant in table.variants:
         means = table.mean_of(variant)
         cells = [f"{means[b]:.2f}" if b in means else "" for b in table.benchmarks]
@@ -31,7 +31,7 @@ def show(found: Conclusion, console: Console) -> None:
     table.add_column("variant", no_wrap=True)
     table.add_column("n", justify="right")
     for name in s.benchmarks:
-        table.add_column(f"{name} %", justify="right", no_wrap=True)
+        table.add_column(f"{name} {s.part} %", justify="right", no_wrap=True)
     if s.scaled_by is not None:
         table.add_column("least", justify="right", no_wrap=True)
     if any(row.front_probability is not None for row in s.rows):
@@ -63,6 +63,8 @@ def show(found: Conclusion, console: Console) -> None:
     console.print(f"Hypervolume {s.hypervolume:.4g} (reference: {s.baseline}{against}).", highlight=False)
     for note in (*s.notes, *found.notes):
         console.print(f"- {note}", highlight=False)
+    for said in found.openings:
+        console.print(said, highlight=False, markup=False)
     if found.cost is not None:
         console.print(found.cost.sentence, highlight=False)
     console.print(f"Plot: {found.plot}", highlight=False, soft_wrap=True)

@@ -100,6 +100,7 @@ class Sweep:
             parent="parent",
             paths=Paths(self.folder, self.folder),
             benchmarks=BENCHMARKS,
+            part="select",
             manifest_hash="0",
             resources=d.resources,
             prices=d.prices,

@@ -246,7 +246,7 @@ def test_early_stopping_may_be_given_up_and_not_changed(tmp_path: Path) -> None:
     ledger, tracker = Ledger(tmp_path / "ledger.db"), Home(tmp_path).tracker()
 
     def parent(**change: Any) -> str:
-        return parent_run(parse(SweepDefinition, content | change, "s"), "sweep", ledger, tracker, ())
+        return parent_run(parse(SweepDefinition, content | change, "s"), "sweep", ledger, tracker, (), "select")
 
     first = parent(early_stopping={"rungs": 2})
     with pytest.raises(StudyError, match=r"was started with early_stopping \{'rungs': 2"):
