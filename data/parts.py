@@ -14,7 +14,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.data.manifest import Manifest
+from equipoise.data.manifest import Manifest, ManifestError
 
 _UCF101 = re.compile(r"v_.+_(g\d+)_c\d+$")
 _DIVING48 = re.compile(r"(.+)_\d+$")
@@ -44,7 +44,8 @@ def select_rows(manifest: Manifest, share: float) -> NDArray[np.bool_]:
     """Which rows of a training split are cut off as the select part.
 
     Groups are taken in the order of their hashes, each where more than half of its items are still wanted by their
-    classes. A class of two groups or more keeps items on both sides.
+    classes. A class of two groups or more keeps items on both sides. A split so small that no class has two groups is
+    cut by single items.
 
     Args:
         manifest: the training split, N rows.
@@ -52,16 +53,31 @@ def select_rows(manifest: Manifest, share: float) -> NDArray[np.bool_]:
 
     Returns:
         bool ``[N]``; at least one row is cut off, and one left.
+
+    Raises:
+        ManifestError: it has one item a class: nothing can be cut off that is still trained on.
     """
     labels = manifest.label.tolist()
+    paths = manifest.path.tolist()
+    grouped = [group_of(manifest.name, path, label) for path, label in zip(paths, labels, strict=True)]
+    for names in (grouped, paths):
+        taken = _taken(manifest.name, names, labels, share)
+        if taken.any():
+            return taken
+    raise ManifestError(
+        f"The manifest {manifest.name}/{manifest.split} has {len(labels)} clips, one a class, so that no select part can "
+        "be cut from it; name a manifest of its own in the regime (select: ...)."
+    )
+
+
+def _taken(name: str, groups: list[str], labels: list[int], share: float) -> NDArray[np.bool_]:
+    """Rows that are cut off, whole groups at a time."""
     members: dict[str, list[int]] = {}
-    for row, (path, label) in enumerate(zip(manifest.path.tolist(), labels, strict=True)):
-        members.setdefault(group_of(manifest.name, path, label), []).append(row)
-    order = sorted(members, key=lambda group: hashlib.sha256(f"{manifest.name}/{group}".encode()).digest())
-    counts = Counter(labels)
-    groups = Counter(label for rows in members.values() for label in {labels[row] for row in rows})
-    wanted = {label: max(1, round(share * n)) if groups[label] > 1 else 0 for label, n in counts.items()}
-    left = dict(groups)  # groups of each class that would still be trained on
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    order = sorted(members, key=lambda group: hashlib.sha256(f"{name}/{group}".encode()).digest())
+    left = Counter(label for rows in members.values() for label in {labels[row] for row in rows})  # groups by class
+    wanted = {c: max(1, round(share * n)) if left[c] > 1 else 0 for c, n in Counter(labels).items()}
     taken = np.zeros(len(labels), dtype=np.bool_)
     for group in order:
         here = Counter(labels[row] for row in members[group])

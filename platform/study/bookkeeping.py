@@ -167,7 +167,8 @@ class Bookkeeper:
             if accuracies:
                 self.tracker.metrics(row.run_id, {**accuracies, "score_seconds": row.result["seconds"]["score"]}, 0)
                 items = {f"items.{s['benchmark']}": str(s["items"]) for s in row.result["summaries"]}
-                self.tracker.tag(row.run_id, flags=",".join(row.result["flags"]), part=row.result["part"], **items)
+                part = row.result.get("part", "test")  # earlier versions scored everything on test items
+                self.tracker.tag(row.run_id, flags=",".join(row.result["flags"]), part=part, **items)
                 self._log(row.run_id, folder / "correctness", "correctness")
                 self._log(row.run_id, folder / "scores.json")
         elif row.status == "stopped":

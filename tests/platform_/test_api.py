@@ -115,8 +115,8 @@ def test_the_first_notebook_runs(tiny_data: Path, tmp_path: Path) -> None:
     assert not any(cell.outputs for cell in code), "it is kept without outputs"
     code[0].source += (
         f"\nspace, home = {str(tmp_path / 'space.yaml')!r}, {str(tmp_path / 'home')!r}"
-        "\nsizes = miniature.Sizes(frames=8, train_clips=48, test_clips=24, select_clips=24, train_stills=60, test_stills=40,"
-        " select_stills=40)"
+        "\nsizes = miniature.Sizes(frames=8, train_clips=48, test_clips=24, select_clips=24, train_stills=60,"
+        " test_stills=40, select_stills=40)"
     )
     here = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=400, kernel_name="python3", resources=here).execute()

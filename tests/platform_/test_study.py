@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,9 @@ def parent_note(tracker: Tracker, run_id: str) -> str:
 
 
 def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, check_books: CheckBooks) -> None:
+    # Without any test item on the disk: a search that needed one, to propose, stop, select or print, could not run.
+    (home.root / "data").unlink()
+    shutil.copytree(tiny_data / "data", home.root / "data", ignore=shutil.ignore_patterns("test", "test.parquet"))
     definition = SweepDefinition.model_validate(space(tiny_data))
     outcome = study.sweep(definition, home, RunOptions(quiet=True))
     assert outcome.complete
@@ -81,10 +85,14 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     assert {"settings.json", "scores.json", "correctness"} <= names
     folder = tracker.client.download_artifacts(hw.info.run_id, "correctness")
     table = pq.read_table(Path(folder) / "mini_ssv2.parquet")
+    assert all(path.startswith("select/") for path in table["path"].to_pylist())
+    assert hw.data.tags["part"] == "select"
     assert hw.data.metrics["mini_ssv2"] == 100 * sum(table["correct"].to_pylist()) / len(table)
 
     found = conclude_study(StudyRecord.open(home, "tiny-sweep"), None, tolerance=100, keep=True)
     assert found.plot.is_file()
+    assert found.selection.part == "select"
+    assert found.openings == ("The test part was never opened.",)
     logged = {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
     assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json", "audit"} <= logged
     assert found.selection.candidate is not None
