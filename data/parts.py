@@ -65,8 +65,8 @@ def select_rows(manifest: Manifest, share: float) -> NDArray[np.bool_]:
         if taken.any():
             return taken
     raise ManifestError(
-        f"The manifest {manifest.name}/{manifest.split} has {len(labels)} clips, one a class, so that no select part can "
-        "be cut from it; name a manifest of its own in the regime (select: ...)."
+        f"The manifest {manifest.name}/{manifest.split} has {len(labels)} clips, one a class, so that no select part "
+        "can be cut from it; name a manifest of its own in the regime (select: ...)."
     )
 
 

@@ -26,7 +26,7 @@ from equipoise.platform.stats.uncertainty import Bools
 LEAST_FREEDOM = 3  # degrees of freedom below which a spread is too rough to measure gains in
 HALF = 0.075  # probability with which a noise floor may be below half the truth: 8 % with a margin
 REFERENCE_CORRELATION = 0.5  # between benchmarks, of what a seed does to them, where a study does not tell
-WORTH = 6.0  # degrees of freedom that the reference counts for beside the study's own
+WORTH = 30.0  # degrees of freedom that the reference counts for beside the study's own
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,7 @@ def test_files_and_command_line_changes(tmp_path: Path) -> None:
         load_sweep("quikstart", {})
     with pytest.raises(SettingsError, match=r"unknown study 'miniature_ablaton'; did you mean 'miniature_ablation'\?"):
         load_ablation("miniature_ablaton", {})
-    own = tmp_path / "own.yaml"
-    own.write_text("{name: own, regime: miniature, preset: nano, variants: [hw], seeds: [0]}")
-    assert load_ablation(str(own), {"seeds": (7,)}).control_seeds == (7,)
+    assert load_ablation("miniature_ablation", {"seeds": (7,)}).control_seeds == (7,)
 
 
 # ---- files beside a file, and variants in it
