@@ -15,7 +15,7 @@ from typing import Any
 
 from equipoise.platform.stats.front_probability import front_probability
 from equipoise.platform.stats.pareto import DIGITS, SelectionError, contributions, hypervolume, ranks
-from equipoise.platform.stats.table import UNTRAINED, ResultTable, item_error, spread
+from equipoise.platform.stats.table import BARRED, ResultTable, item_error, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ def _ranked_rows(
     """Every complete variant, in the order of the rule: smallest gain, hypervolume contribution, name."""
     means = table.means()
     points = {variant: [means[variant][b] for b in table.benchmarks] for variant in table.complete_variants()}
-    barred = {baseline, random_init} | {variant for variant in points if UNTRAINED in table.flags(variant)}
+    barred = {baseline, random_init} | {variant for variant in points if BARRED & table.flags(variant)}
     reference = points[baseline]
     corner = [value - allowed[b] for value, b in zip(reference, table.benchmarks, strict=True)]
     achieved = {variant: point for variant, point in points.items() if variant not in barred}
@@ -345,7 +345,7 @@ def _notes(
     for name, meaning in table.flag_meanings:
         carriers = [row.variant for row in rows if name in row.flags]
         if carriers:
-            barred = "; never balanced" if name == UNTRAINED else ""
+            barred = "; never balanced" if name in BARRED else ""
             notes.append(f"{name} ({', '.join(carriers)}): {meaning}{barred}.")
     low = [name for name, distance in above.items() if distance is not None and distance <= 0]
     if low:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas
 
 UNTRAINED = "untrained_encoder"
+COLLAPSED = "collapsed"
+BARRED = frozenset({UNTRAINED, COLLAPSED})
+"""Flags of encoders whose scores are never taken for a gain of their objectives."""
 
 
 class ResultsError(EquipoiseError, ValueError):

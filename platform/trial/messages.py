@@ -16,6 +16,7 @@ from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place
 
 PHASE = "phase"  # key of every report; Tune's own results have none
+CALLED_OFF = "called_off.json"  # file in the folder of a trial on Ray Train that is stopped between two rungs
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TrialTask:
         paths: where it reads.
         probe: score it in the end.
         rungs: when early stopping looks at it; None: never.
+        watched: it is stopped if its features collapse.
     """
 
     number: int
@@ -50,6 +52,7 @@ class TrialTask:
     paths: Paths
     probe: bool
     rungs: RungPlan | None
+    watched: bool = False
 
     def to_config(self) -> dict[str, Any]:
         """Configuration of a Tune trial."""
@@ -61,6 +64,7 @@ class TrialTask:
             "cache": str(self.paths.cache),
             "probe": self.probe,
             "rungs": None if self.rungs is None else {"steps": list(self.rungs.steps), "items": self.rungs.items},
+            "watched": self.watched,
         }
 
     @classmethod
@@ -78,6 +82,7 @@ class TrialTask:
             paths=Paths(Path(config["data"]), Path(config["cache"])),
             probe=config["probe"],
             rungs=None if rungs is None else RungPlan(tuple(rungs["steps"]), rungs["items"]),
+            watched=config["watched"],
         )
 
 
@@ -210,3 +215,13 @@ def was_stopped(folder: Place, step: int) -> bool | None:
     """Whether a trial is stopped at a rung; None while that is not decided."""
     place = decision_at(folder, step)
     return not json.loads(place.read())["goes_on"] if place.exists() else None
+
+
+def call_off(folder: Place) -> None:
+    """Tell the workers of a trial on Ray Train to end themselves at their next report, for the same reason."""
+    (folder / CALLED_OFF).write("{}")
+
+
+def was_called_off(folder: Place) -> bool:
+    """Whether a trial's workers were told to end themselves."""
+    return (folder / CALLED_OFF).exists()
