@@ -47,7 +47,7 @@ class StudyTrial:
         status: ``finished``, ``stopped`` early, ``failed``, ``interrupted`` or still under way.
         accuracies: top-1 accuracy in percent by benchmark; empty for one that is not finished.
         checkpoint: where its last checkpoint was written; None for an untrained one.
-        error: one sentence where it failed.
+        error: one sentence where it failed, or was stopped because its features collapsed.
         run_id: its MLflow run.
     """
 
@@ -119,7 +119,7 @@ class Study:
                 status=tags.get("status", ""),
                 accuracies={b: run.data.metrics[b] for b in benchmarks if b in run.data.metrics},
                 checkpoint=tags.get("checkpoint"),
-                error=tags.get("error"),
+                error=tags.get("error") or tags.get("stopped_because"),
                 run_id=run.info.run_id,
             )
             for run in self._record.trials

@@ -11,12 +11,13 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.settings.variant import BASELINE
+from equipoise.platform.stats.collapse import Health
 from equipoise.platform.stats.table import mean
 
 Status = Literal["proposed", "ready", "running", "finished", "stopped", "failed", "interrupted"]
@@ -40,14 +41,15 @@ CREATE TABLE IF NOT EXISTS trials (
     result TEXT,
     rungs TEXT,
     cost TEXT,
+    health TEXT,
     error TEXT,
     created REAL NOT NULL,
     updated REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-JSON = ("result", "rungs", "cost")  # columns that hold JSON
-LATER = ("rungs", "cost")  # which books of earlier versions do not have
+JSON = ("result", "rungs", "cost", "health")  # columns that hold JSON
+LATER = ("rungs", "cost", "health")  # which books of earlier versions do not have
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class TrialRow:
         result: accuracies and summaries of a finished trial.
         rungs: scores taken on the way, by step; final ones are in ``result`` alone.
         cost: what it has cost so far, see :class:`equipoise.platform.record.cost.Cost`; None before its first start.
-        error: one sentence for a failed one.
+        error: one sentence for a failed one, or for one that was stopped because it collapsed.
+        health: what the training of a search's trials reported of it, by step.
     """
 
     number: int
@@ -83,6 +86,12 @@ class TrialRow:
     rungs: dict[int, dict[str, float]]
     cost: dict[str, float] | None
     error: str | None
+    health: dict[int, Health] = field(default_factory=dict)
+
+    @property
+    def stopped_at(self) -> int:
+        """Step at which a stopped trial was stopped: at its last rung, or at the report that showed a collapse."""
+        return max(self.rungs if self.error is None else self.health)
 
     @property
     def key(self) -> str:
@@ -154,7 +163,7 @@ class Ledger:
         return self[cursor.lastrowid]
 
     def update(self, number: int, **columns: Any) -> TrialRow:
-        """Change columns of a trial, all or none; ``result``, ``rungs`` and ``cost`` are stored as JSON."""
+        """Change columns of a trial, all or none; those that hold JSON are given as what they hold."""
         columns |= {name: json.dumps(columns[name]) for name in JSON if name in columns}
         names = ", ".join(f"{c} = ?" for c in (*columns, "updated"))
         self._execute(f"UPDATE trials SET {names} WHERE number = ?", (*columns.values(), time.time(), number))
@@ -183,6 +192,7 @@ class Ledger:
             columns["result"] = None if r["result"] is None else json.loads(r["result"])
             columns["cost"] = None if r["cost"] is None else json.loads(r["cost"])
             columns["rungs"] = {int(step): scores for step, scores in json.loads(r["rungs"] or "{}").items()}
+            columns["health"] = {int(step): Health(*one) for step, one in json.loads(r["health"] or "{}").items()}
             yield TrialRow(**columns)
 
 
@@ -193,6 +203,11 @@ def means(rows: Sequence[TrialRow], benchmarks: Sequence[str]) -> dict[str, list
         if row.status == "finished" and row.result is not None:
             found.setdefault(row.name, []).append([row.result["accuracies"][b] for b in benchmarks])
     return {name: [mean(one) for one in zip(*values, strict=True)] for name, values in found.items()}
+
+
+def healthy_of(rows: Iterable[TrialRow]) -> list[dict[int, Health]]:
+    """What the finished trials of the baseline reported of their health, by step; empty while there is none."""
+    return [r.health for r in rows if r.name == BASELINE and r.status == "finished" and r.health]
 
 
 def baseline_of(rows: Iterable[TrialRow]) -> dict[str, float] | None:

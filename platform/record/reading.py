@@ -18,9 +18,10 @@ from equipoise.platform.record.home import Home
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.settings.variant import CONTROLS, RECORDS
+from equipoise.platform.settings.variant import BASELINE, CONTROLS, RECORDS
+from equipoise.platform.stats.collapse import Health, collapsed, describe, mean_health
 from equipoise.platform.stats.selection import Selection, select
-from equipoise.platform.stats.table import ResultTable, Score
+from equipoise.platform.stats.table import COLLAPSED, UNTRAINED, ResultTable, Score
 from equipoise.platform.stats.uncertainty import Bools, Sample, StatisticsError, samples
 
 DEFINITION = "study.json"
@@ -117,12 +118,12 @@ class StudyRecord:
 
     @functools.cached_property
     def table(self) -> ResultTable:
-        """Accuracies of its finished trials, less those of the seeds that repeated mixes were picked by.
+        """Accuracies of its finished trials with their flags, less those of seeds that repeated mixes were picked by.
 
         Raises:
             TrackingError: if no trial is finished.
         """
-        picked = self.picked
+        picked, collapses = self.picked, self.collapses
         scores = [
             Score(
                 variant=run.data.tags["variant"],
@@ -130,7 +131,7 @@ class StudyRecord:
                 benchmark=name,
                 accuracy_percent=run.data.metrics[name],
                 items=int(items) if (items := run.data.tags.get(f"items.{name}")) is not None else None,
-                flags=frozenset(f for f in run.data.tags.get("flags", "").split(",") if f),
+                flags=_flags(run) | ({COLLAPSED} if run.info.run_id in collapses else frozenset()),
             )
             for run in self.finished
             if picked.get(run.data.tags["variant"]) != int(run.data.tags["seed"])
@@ -139,7 +140,39 @@ class StudyRecord:
         ]
         if not scores:
             raise TrackingError(f"study {self.name!r} has no finished trial yet")
-        return ResultTable(tuple(scores), self.benchmarks, part=self.part)
+        meanings = ((COLLAPSED, self._collapse_meaning(collapses)),) if collapses else ()
+        return ResultTable(tuple(scores), self.benchmarks, meanings, self.part)
+
+    @functools.cached_property
+    def health(self) -> dict[str, Health]:
+        """Health of the encoder of every finished trial at the end of its training, by run id; trained ones alone."""
+        ends = {run.info.run_id: Health.among(run.data.metrics, TRAIN) for run in self.finished}
+        return {key: end for key, end in ends.items() if end is not None}
+
+    @property
+    def collapses(self) -> dict[str, Health]:
+        """Health of encoders that have collapsed against the mean over the baseline's seeds, by run id."""
+        found = collapsed(self.health, self._baselines)
+        # One that was never trained is flagged as what it is.
+        untrained = {run.info.run_id for run in self.finished if UNTRAINED in _flags(run)}
+        return {key: end for key, end in self.health.items() if key in found - untrained}
+
+    @property
+    def _baselines(self) -> list[Health]:
+        return [
+            self.health[run.info.run_id]
+            for run in self.finished
+            if run.data.tags["variant"] == BASELINE and run.info.run_id in self.health
+        ]
+
+    def _collapse_meaning(self, collapses: Mapping[str, Health]) -> str:
+        """What the flag of collapsed encoders means here: of each variant the seed with the lowest rank."""
+        worst: dict[str, Health] = {}
+        for run in self.finished:
+            end, variant = collapses.get(run.info.run_id), run.data.tags["variant"]
+            if end is not None and (variant not in worst or end.rank < worst[variant].rank):
+                worst[variant] = end
+        return describe(worst, mean_health(self._baselines))
 
     @functools.cached_property
     def settings(self) -> dict[str, TrialSettings]:
@@ -252,6 +285,11 @@ class StudyRecord:
         for file in files:
             if file is not None:
                 self.tracker.artifacts(self.run_id, file)
+
+
+def _flags(run: Any) -> frozenset[str]:
+    """Flags that a trial's run carries."""
+    return frozenset(flag for flag in run.data.tags.get("flags", "").split(",") if flag)
 
 
 def find_study(tracker: Tracker, study: str | None) -> Any:

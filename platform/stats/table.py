@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained_encoder"
 COLLAPSED = "collapsed"
-BARRED = frozenset({UNTRAINED, COLLAPSED})  # flags of scores that no candidate has
+BARRED = frozenset({UNTRAINED, COLLAPSED})
+"""Flags of encoders whose scores are never taken for a gain of their objectives."""
 
 
 class ResultsError(EquipoiseError, ValueError):

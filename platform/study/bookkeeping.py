@@ -131,7 +131,7 @@ class Bookkeeper:
         row = self.ledger[number]
         if row.status == "stopped":
             self.settle(row)
-            self.display.end(row.key, "stopped", f"early, at step {max(row.rungs)}")
+            self.display.end(row.key, "stopped", row.error or f"early, at step {row.stopped_at}")
             return
         outcome = self._results.pop(number, None)
         message = self._errors.pop(number, error)
@@ -172,10 +172,11 @@ class Bookkeeper:
                 self._log(row.run_id, folder / "correctness", "correctness")
                 self._log(row.run_id, folder / "scores.json")
         elif row.status == "stopped":
-            self.tracker.tag(row.run_id, stopped_at_step=str(max(row.rungs)))
+            why = {} if row.error is None else {"stopped_because": row.error}
+            self.tracker.tag(row.run_id, stopped_at_step=str(row.stopped_at), **why)
         elif (folder / "error.txt").exists():
             self._log(row.run_id, folder / "error.txt")
-        self.tracker.end(row.run_id, row.status, row.error)
+        self.tracker.end(row.run_id, row.status, None if row.status == "stopped" else row.error)
 
     def _log(self, run_id: str, place: Place, name: str | None = None) -> None:
         with place.fetched() as files:

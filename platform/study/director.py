@@ -10,17 +10,19 @@ import time
 from collections.abc import Iterator, Mapping
 
 from equipoise.platform.errors import EquipoiseError, StudyError
-from equipoise.platform.record.ledger import SEARCHED, Ledger, TrialRow
+from equipoise.platform.record.ledger import SEARCHED, Ledger, TrialRow, healthy_of
 from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.search.collapse import collapse_under_way
 from equipoise.platform.search.early_stopping import goes_on
 from equipoise.platform.search.repeats import next_repeat
 from equipoise.platform.settings.search import Budget
 from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.stats.collapse import Health
 from equipoise.platform.study.bookkeeping import Bookkeeper
 from equipoise.platform.study.cluster import capacity, unplaced, waiting
 from equipoise.platform.study.plan import StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
-from equipoise.platform.trial.messages import RungPlan, TrialTask, write_decision
+from equipoise.platform.trial.messages import RungPlan, TrialTask, call_off, write_decision
 
 LOOK_EVERY_S = 2.0  # how often the cluster is asked what fits into it
 PATIENCE_S = 5.0  # a trial that has not started after this long gets an explanation
@@ -139,6 +141,7 @@ class Director:
             probe=bool(self.plan.benchmarks),
             rungs=self._rungs(row, settings),
             part=self.plan.part,
+            watched=row.role == "search",
         )
 
     def _rungs(self, row: TrialRow, settings: TrialSettings) -> RungPlan | None:
@@ -183,6 +186,30 @@ class Director:
         stays = search.proposer.is_start(row.optuna_number) or goes_on(points, row.number, search.early_stopping)
         self.ledger.update(row.number, rungs={**row.rungs, step: scores}, **({} if stays else {"status": "stopped"}))
         return stays
+
+    def watch(self, number: int, step: int, health: Health, steps: int) -> bool:
+        """Whether a trial goes on after a report of its health; booked before anything else hears of it.
+
+        A trial of the search is stopped if its features collapse, a starting point too: nothing is compared with it. A
+        control is what others are compared with, and a repeat that collapses has to say so in the table of results:
+        both train to their end. A report that comes again, from a checkpoint before it, gets the answer it got.
+
+        Args:
+            number: of the trial.
+            step: of the report.
+            health: of its features there.
+            steps: of the whole training.
+        """
+        row = self.ledger[number]
+        if self.plan.search is None or row.status == "stopped" or step in row.health:
+            return row.status != "stopped"
+        reports, why = {**row.health, step: health}, None
+        if row.role == "search":
+            why = collapse_under_way(reports, healthy_of(self.ledger.rows()), steps)
+        self.ledger.update(number, health=reports, **({} if why is None else {"status": "stopped", "error": why}))
+        if why is not None and self.plan.resources.uses_train:
+            call_off(self.plan.trials / row.key)
+        return why is None
 
     @contextlib.contextmanager
     def halting(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from equipoise.platform.stats.collapse import Health
 from equipoise.platform.study.cluster import MEBIBYTE, capacity
 from equipoise.platform.study.director import Director
 from equipoise.platform.trial.messages import PHASE, parse_report
@@ -80,6 +81,16 @@ class _Decide:
         return True  # the study stops: nothing is decided any more
 
 
+class _Watch(_PassOn):
+    """Tune's scheduler's view of the director: whether a trial goes on after a report of its health."""
+
+    def __call__(self, config: Mapping[str, Any], step: int, health: Health, steps: int) -> bool:
+        with self.director.halting():
+            goes_on = self.director.watch(config["number"], step, health, steps)
+            return goes_on or self.director.plan.resources.uses_train  # as above
+        return True
+
+
 class _Callback(Callback):
     """Tune's events, passed on to the director."""
 
@@ -141,7 +152,7 @@ def run(director: Director, retries: int) -> bool:
         tune.with_resources(run_trial, per_trial),
         tune_config=TuneConfig(
             search_alg=_Searcher(director),
-            scheduler=MultiObjectiveHalving(_Decide(director)),
+            scheduler=MultiObjectiveHalving(_Decide(director), _Watch(director)),
             reuse_actors=True,  # a process that has loaded PyTorch takes the next trial: seconds saved for each
             num_samples=remaining,
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
@@ -176,7 +187,7 @@ def _termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-SCORES = "scores/"  # Tune hands over a nested result with its keys joined
+SCORES, METRICS = "scores/", "metrics/"  # Tune hands over a nested result with its keys joined
 
 
 class MultiObjectiveHalving(FIFOScheduler):
@@ -188,26 +199,35 @@ class MultiObjectiveHalving(FIFOScheduler):
     Args:
         decide: whether a trial goes on, from its configuration, the step, the scores by benchmark, and the seconds that
             taking them took.
+        watch: whether a trial goes on, from its configuration, the step, its health, and the steps of its training.
     """
 
-    def __init__(self, decide: Callable[[Mapping[str, Any], int, Mapping[str, float], float], bool]) -> None:
+    def __init__(
+        self,
+        decide: Callable[[Mapping[str, Any], int, Mapping[str, float], float], bool],
+        watch: Callable[[Mapping[str, Any], int, Health, int], bool],
+    ) -> None:
         super().__init__()
-        self.decide = decide
+        self.decide, self.watch = decide, watch
         self.stopped = 0
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """STOP for a trial that is not among the best at its rung, CONTINUE for every other report."""
-        if result.get(PHASE) != "rung":
-            return str(self.CONTINUE)
-        scores = {k.removeprefix(SCORES): float(v) for k, v in result.items() if k.startswith(SCORES)}
-        if self.decide(trial.config, int(result["step"]), scores, float(result["seconds"])):
+        """STOP for a trial that is not among the best at its rung, or that collapses, CONTINUE for any other report."""
+        if self._goes_on(trial.config, result):
             return str(self.CONTINUE)
         self.stopped += 1
         return str(self.STOP)
 
+    def _goes_on(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+        if result.get(PHASE) == "rung":
+            scores = {k.removeprefix(SCORES): float(v) for k, v in result.items() if k.startswith(SCORES)}
+            return self.decide(config, int(result["step"]), scores, float(result["seconds"]))
+        health = Health.among(result, METRICS) if result.get(PHASE) == "pretrain" else None
+        return health is None or self.watch(config, int(result[f"{METRICS}step"]), health, int(result["total"]))
+
     def debug_string(self) -> str:
         """For Tune's own display."""
-        return f"multi-objective halving: {self.stopped} trials stopped early"
+        return f"multi-objective halving: {self.stopped} trials stopped early or collapsing"
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's book is the state."""

@@ -16,6 +16,7 @@ from equipoise.platform.settings.trial import Part, TrialSettings
 from equipoise.platform.storage import Paths, Place
 
 PHASE = "phase"  # key of every report; Tune's own results have none
+CALLED_OFF = "called_off.json"  # file in the folder of a trial on Ray Train that is stopped between two rungs
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class TrialTask:
         probe: score it in the end.
         rungs: when early stopping looks at it; None: never.
         part: that it is scored on: ``select`` or ``test``.
+        watched: it is stopped if its features collapse.
     """
 
     number: int
@@ -52,6 +54,7 @@ class TrialTask:
     probe: bool
     rungs: RungPlan | None
     part: Part = "select"
+    watched: bool = False
 
     def to_config(self) -> dict[str, Any]:
         """Configuration of a Tune trial."""
@@ -64,6 +67,7 @@ class TrialTask:
             "probe": self.probe,
             "part": self.part,
             "rungs": None if self.rungs is None else {"steps": list(self.rungs.steps), "items": self.rungs.items},
+            "watched": self.watched,
         }
 
     @classmethod
@@ -82,6 +86,7 @@ class TrialTask:
             probe=config["probe"],
             part=config["part"],
             rungs=None if rungs is None else RungPlan(tuple(rungs["steps"]), rungs["items"]),
+            watched=config["watched"],
         )
 
 
@@ -214,3 +219,13 @@ def was_stopped(folder: Place, step: int) -> bool | None:
     """Whether a trial is stopped at a rung; None while that is not decided."""
     place = decision_at(folder, step)
     return not json.loads(place.read())["goes_on"] if place.exists() else None
+
+
+def call_off(folder: Place) -> None:
+    """Tell the workers of a trial on Ray Train to end themselves at their next report, for the same reason."""
+    (folder / CALLED_OFF).write("{}")
+
+
+def was_called_off(folder: Place) -> bool:
+    """Whether a trial's workers were told to end themselves."""
+    return (folder / CALLED_OFF).exists()

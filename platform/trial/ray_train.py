@@ -21,7 +21,15 @@ from equipoise.platform.storage import Place
 from equipoise.platform.trial.device import compute_threads
 from equipoise.platform.trial.early_scores import rung_scores
 from equipoise.platform.trial.encoders import encoder_of
-from equipoise.platform.trial.messages import Progress, RungScores, StoppedError, Trained, TrialTask, was_stopped
+from equipoise.platform.trial.messages import (
+    Progress,
+    RungScores,
+    StoppedError,
+    Trained,
+    TrialTask,
+    was_called_off,
+    was_stopped,
+)
 from equipoise.platform.trial.reporter import Rungs
 from equipoise.platform.trial.sharding import shard
 from equipoise.platform.trial.trainer import Trainer
@@ -79,7 +87,8 @@ def pretrain_on_train(task: TrialTask) -> Place:
         ),
     )
     result = trainer.fit()
-    if any(was_stopped(folder, step) for step in (task.rungs.steps if task.rungs else ())):
+    stopped = any(was_stopped(folder, step) for step in (task.rungs.steps if task.rungs else ()))
+    if stopped or (task.watched and was_called_off(folder)):
         raise StoppedError("stopped early")
     if result.checkpoint is None:
         raise EquipoiseError(f"Ray Train ended without a checkpoint in {folder}")
@@ -90,7 +99,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     """The loop in one worker of Ray Train."""
     task = TrialTask.from_config(config)
     with compute_threads(int(task.settings.resources.cpus_per_worker)):
-        reporter = TrainReporter(task.settings, task.folder)
+        reporter = TrainReporter(task.settings, task.folder, task.watched)
         reporter.begin()
         with contextlib.suppress(StoppedError):
             Trainer(task.settings, task.paths, reporter, looks(task, reporter.device)).run()
@@ -102,9 +111,10 @@ class TrainReporter:
     Args:
         settings: the trial.
         folder: the trial's folder, below which Train keeps the checkpoints.
+        watched: the driver may stop it at any report of its health.
     """
 
-    def __init__(self, settings: TrialSettings, folder: Place) -> None:
+    def __init__(self, settings: TrialSettings, folder: Place, watched: bool = False) -> None:
         from ray.train import get_context
         from ray.train.torch import get_device
 
@@ -112,6 +122,7 @@ class TrainReporter:
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
         self.folder = folder
+        self.watched = watched
         self.total = settings.preset.optimisation.steps
         self.parallel = settings.resources.parallel
         # Without a GPU in the settings the worker stays on the CPU even where the machine has one.
@@ -131,8 +142,17 @@ class TrainReporter:
         report(Progress("setup", 0, 1).to_dict())
 
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
-        """Report on every rank (Train waits for all); rank 0 brings the checkpoint."""
+        """Report on every rank (Train waits for all); rank 0 brings the checkpoint.
+
+        Nobody waits for the driver's answer: a trial that it stops ends at the report after the one that told.
+
+        Raises:
+            StoppedError: on every worker of a trial that is stopped.
+        """
         from ray.train import Checkpoint, report
+
+        if self.watched and "effective_rank" in metrics:
+            self._end_if(self.rank == 0 and was_called_off(self.folder))
 
         content = Trained(self.total, metrics).to_dict()
         if save is None or self.rank != 0:
@@ -151,12 +171,15 @@ class TrainReporter:
         from ray.train import report
 
         report(RungScores(step, scores or {}, seconds).to_dict())
-        stops = torch.zeros(1, device=self.device)
+        stopped: bool | None = False
         if self.rank == 0:
             while (stopped := was_stopped(self.folder, step)) is None:
                 time.sleep(DECISION_EVERY_S)
-            stops += stopped
-        if self.sum(stops).item():
+        self._end_if(bool(stopped))
+
+    def _end_if(self, stopped: bool) -> None:
+        """End on every worker if one of them, the first, knows that the trial is stopped."""
+        if self.sum(torch.full((1,), float(stopped), device=self.device)).item():
             raise StoppedError("stopped early")
 
     def leaving(self) -> bool:

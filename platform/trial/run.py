@@ -42,8 +42,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
     Args:
         config: as :meth:`equipoise.platform.trial.messages.TrialTask.to_config` gives it.
 
-    The report of a rung returns only if the trial is to go on: one that is stopped ends there, by Tune or, on Ray
-    Train, by its workers, which read the verdict in the trial's folder.
+    A report returns only if the trial is to go on: one that is stopped ends there, by Tune or, on Ray Train, by its
+    workers, which read the verdict in the trial's folder, at a rung at once and else one report later.
 
     A failure is reported in one sentence, with its trace in ``error.txt``. One that comes from the settings or the data
     ends the trial; anything else is raised again, so that the trial goes on from its last checkpoint.
@@ -164,10 +164,11 @@ def score_checkpoint(
     """Score the trained encoder, or the untrained one, and store every item's outcome below ``correctness/``.
 
     Returns:
-        ``accuracies`` by benchmark in percent, the ``part`` they are of, ``summaries`` and ``flags``.
+        ``accuracies`` by benchmark in percent, the ``part`` they are of, ``summaries``, ``flags``, ``seconds``, and
+        ``health``: effective rank and spread of the features at the training's end, empty for an untrained encoder.
     """
     began = time.monotonic()
-    trained = 0.0
+    trained, health = 0.0, dict[str, float]()
     with compute_threads(int(settings.resources.cpus_per_worker)):
         flags: list[str] = []
         if final is None:
@@ -176,6 +177,7 @@ def score_checkpoint(
             found = checkpoints.load(final)
             encoder = frozen_encoder(found)
             trained = float(found.record["metrics"].get("seconds", 0.0))
+            health = {k: v for k, v in found.record["metrics"].items() if k in ("effective_rank", "target_std")}
             if resolve(found.settings).untrained_allowed:
                 flags.append("untrained_encoder")
         spread = _Spread(settings.resources)
@@ -183,12 +185,14 @@ def score_checkpoint(
     for result in results:
         result.write(folder / "correctness")
     summaries = [r.summary() for r in results]
-    (folder / "scores.json").write(json.dumps({"part": part, "benchmarks": summaries, "flags": flags}, indent=1))
+    kept = {"part": part, "benchmarks": summaries, "flags": flags, "health": health}
+    (folder / "scores.json").write(json.dumps(kept, indent=1))
     return {
         "accuracies": {r.benchmark: r.accuracy for r in results},
         "part": part,
         "summaries": summaries,
         "flags": flags,
+        "health": health,
         "seconds": {"pretrain": trained, "score": time.monotonic() - began},
     }
 

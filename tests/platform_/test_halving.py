@@ -18,6 +18,7 @@ from equipoise.platform.search.repeats import next_repeat
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.search import EarlyStopping, SeedFidelity
 from equipoise.platform.settings.study import SweepDefinition
+from equipoise.platform.stats.collapse import Health
 from equipoise.platform.study.ray_tune import MultiObjectiveHalving
 
 
@@ -147,14 +148,19 @@ class Trial:
         self.config = {"number": number}
 
 
-def test_the_scheduler_passes_rungs_on_and_nothing_else() -> None:
+def test_the_scheduler_passes_rungs_and_health_on_and_nothing_else() -> None:
     heard: list[tuple[int, int, dict[str, float], float]] = []
+    seen: list[tuple[int, int, Health, int]] = []
 
     def judge(config: Any, step: int, scores: Any, seconds: float) -> bool:
         heard.append((config["number"], step, scores, seconds))
         return bool(scores["dive"] > 1)
 
-    scheduler = MultiObjectiveHalving(judge)
+    def watch(config: Any, step: int, health: Health, steps: int) -> bool:
+        seen.append((config["number"], step, health, steps))
+        return health.rank > 4
+
+    scheduler = MultiObjectiveHalving(judge, watch)
     rung = {"phase": "rung", "step": 12, "seconds": 0.5, "scores/ssv2": 2.0, "training_iteration": 3}
     assert (
         scheduler.on_trial_result(None, Trial(4), {"phase": "pretrain", "metrics/step": 12}) == TrialScheduler.CONTINUE
@@ -163,7 +169,13 @@ def test_the_scheduler_passes_rungs_on_and_nothing_else() -> None:
     assert scheduler.on_trial_result(None, Trial(4), {**rung, "scores/dive": 1.5}) == TrialScheduler.CONTINUE
     assert scheduler.on_trial_result(None, Trial(5), {**rung, "scores/dive": 0.5}) == TrialScheduler.STOP
     assert heard == [(4, 12, {"ssv2": 2.0, "dive": 1.5}, 0.5), (5, 12, {"ssv2": 2.0, "dive": 0.5}, 0.5)]
-    assert "1 trials stopped early" in scheduler.debug_string()
+    assert not seen
+    told = {"phase": "pretrain", "total": 100, "metrics/step": 20.0, "metrics/target_std": 0.5}
+    assert scheduler.on_trial_result(None, Trial(6), {**told, "metrics/effective_rank": 5.0}) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, Trial(6), {**told, "metrics/effective_rank": 3.0}) == TrialScheduler.STOP
+    assert seen == [(6, 20, Health(5.0, 0.5), 100), (6, 20, Health(3.0, 0.5), 100)]
+    assert len(heard) == 2
+    assert "2 trials stopped early" in scheduler.debug_string()
 
 
 def row(number: int, name: str, values: tuple[float, float] | None, role: str = "search", **more: Any) -> TrialRow:

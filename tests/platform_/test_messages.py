@@ -20,16 +20,19 @@ from equipoise.platform.trial.messages import (
     RungScores,
     Trained,
     TrialTask,
+    call_off,
     parse_report,
+    was_called_off,
 )
 
 
-@pytest.mark.parametrize("rungs", [None, RungPlan((2, 4), 24)])
+@pytest.mark.parametrize(("rungs", "watched"), [(None, False), (RungPlan((2, 4), 24), True)])
 def test_a_task_comes_back_from_its_configuration(
-    rungs: RungPlan | None, make_trial: Callable[..., TrialSettings], tmp_path: Path
+    rungs: RungPlan | None, watched: bool, make_trial: Callable[..., TrialSettings], tmp_path: Path
 ) -> None:
     paths = Paths(tmp_path / "data", tmp_path / "cache")
-    task = TrialTask(7, make_trial("hw", seed=3), Place.at(tmp_path / "t0007"), paths, probe=True, rungs=rungs)
+    folder = Place.at(tmp_path / "t0007")
+    task = TrialTask(7, make_trial("hw", seed=3), folder, paths, probe=True, rungs=rungs, watched=watched)
     config = json.loads(json.dumps(task.to_config()))  # plain data: what Tune writes into its snapshots
     assert TrialTask.from_config(config) == task
     assert config["number"] == 7
@@ -49,6 +52,13 @@ def test_a_task_comes_back_from_its_configuration(
 def test_a_report_comes_back_as_what_it_was(report: Report) -> None:
     result = {**report.to_dict(), "trial_id": "abc", "pid": 1, "training_iteration": 2, "done": False}
     assert parse_report(result) == report
+
+
+def test_a_trial_that_is_called_off_hears_of_it(tmp_path: Path) -> None:
+    folder = Place.at(tmp_path / "t0007")
+    assert not was_called_off(folder)
+    call_off(folder)
+    assert was_called_off(folder)
 
 
 def test_results_of_tunes_own_are_no_reports() -> None:

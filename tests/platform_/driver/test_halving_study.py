@@ -230,12 +230,12 @@ def test_a_book_from_before_early_stopping_is_read(tmp_path: Path) -> None:
     from equipoise.platform.record import ledger
 
     old = sqlite3.connect(tmp_path / "ledger.db")
-    old.executescript(ledger.SCHEMA.replace("    rungs TEXT,\n    cost TEXT,\n", ""))
+    old.executescript(ledger.SCHEMA.replace("    rungs TEXT,\n    cost TEXT,\n    health TEXT,\n", ""))
     old.execute("INSERT INTO trials (name, role, status, created, updated) VALUES ('hw', 'search', 'finished', 0, 0)")
     old.commit()
     old.close()
     (row,) = Ledger(tmp_path / "ledger.db").rows()
-    assert (row.name, row.rungs, row.cost) == ("hw", {}, None)
+    assert (row.name, row.rungs, row.cost, row.health) == ("hw", {}, None, {})
     found = Ledger(tmp_path / "ledger.db").update(row.number, rungs={7: {"a": 1.0}})
     assert found.rungs == {7: {"a": 1.0}}
 
