@@ -61,6 +61,8 @@ class ConfirmedGain:
         """What fresh seeds say, in a few words."""
         if math.isnan(self.fresh.p_value):
             return "nothing is known of the error"
+        if self.fresh.untestable is not None:
+            return self.fresh.untestable
         if not self.fresh.distinguishable:
             return "not distinguishable from 0"
         return "confirmed as a gain" if self.fresh.estimate > 0 else "a loss"

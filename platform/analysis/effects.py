@@ -15,7 +15,7 @@ from equipoise.platform.settings.study import AblationDefinition
 from equipoise.platform.stats.contrasts import block_residual, contrast, shared_seeds
 from equipoise.platform.stats.resampling import Source
 from equipoise.platform.stats.table import mean
-from equipoise.platform.stats.uncertainty import Difference, Sample, holm
+from equipoise.platform.stats.uncertainty import FEW_SEEDS, Difference, Sample, holm, only_seeds
 
 MEANINGS: Mapping[ContrastKind, str] = {
     "added": "the mix with the factor alone minus the baseline",
@@ -46,6 +46,7 @@ class Effect:
         items: test items, None where unknown.
         source: what the interval covers, see :class:`equipoise.platform.stats.contrasts.Difference`.
         dose: weight of a dose, else None.
+        untestable: why the seeds allow no verdict, None where they do; see :class:`Difference`.
         aliases: other effects that the number holds too, each with its factor.
     """
 
@@ -64,6 +65,7 @@ class Effect:
     source: Source
     dose: float | None
     aliases: Mapping[str, float]
+    untestable: str | None = None
 
     @property
     def distinguishable(self) -> bool:
@@ -207,7 +209,7 @@ def _differences(
     """Contrasts of a design on one benchmark, from the samples of its cells by label; Holm over all of them."""
     # One block of seeds for all effects of a benchmark: they are then about the same runs.
     shared = shared_seeds(list(there.values())) if there else ()
-    cells = {label: _only(sample, shared) for label, sample in there.items()}
+    cells = {label: only_seeds(sample, shared) if shared else sample for label, sample in there.items()}
     residual = block_residual(list(cells.values())) if shared and _pools(plan, pooled) else None
     return holm(
         [
@@ -228,19 +230,6 @@ def _pools(plan: Plan, pooled: bool) -> bool:
     return pooled and plan.design.kind == "factorial"
 
 
-def _only(sample: Sample, seeds: Sequence[int]) -> Sample:
-    """The sample with these seeds only; all of them where none is given."""
-    if not seeds or set(seeds) == set(sample.accuracy):
-        return sample
-    return Sample(
-        variant=sample.variant,
-        benchmark=sample.benchmark,
-        accuracy={s: sample.accuracy[s] for s in seeds},
-        items=sample.items,
-        correct=None if sample.correct is None else {s: sample.correct[s] for s in seeds},
-    )
-
-
 def _effect(plan: Plan, difference: Difference) -> Effect:
     of = next(c for c in plan.contrasts if c.name == difference.variant)
     return Effect(
@@ -259,6 +248,7 @@ def _effect(plan: Plan, difference: Difference) -> Effect:
         source=difference.source,
         dose=next((c.dose for c in plan.cells if c.label == of.name), None),
         aliases=of.aliases,
+        untestable=difference.untestable,
     )
 
 
@@ -279,11 +269,11 @@ def _notes(
         notes.append(f"No finished trial of {', '.join(missing)}, so there is no estimate of: {', '.join(lost)}.")
     every = {s for one in seeds.values() for s in one}
     common = every.intersection(*seeds.values()) if seeds else every
-    if len(common) > 1 and every > common:
+    if common and every > common:
         left = ", ".join(map(str, sorted(every - common)))
         notes.append(f"Seed {left} is not in every cell and takes no part in the effects.")
-    elif len(common) < 2 and len(every) > 1:
-        notes.append("The cells do not share two seeds, so what a seed does to all of them does not cancel.")
+    elif not common and len(every) > 1:
+        notes.append("The cells share no seed, so what a seed does to all of them does not cancel.")
     if _pools(plan, pooled) and any(e.paired_seeds for e in found):
         notes.append(
             "All effects of a benchmark share one estimate of the spread over seeds, from all cells; it is too small "
@@ -291,7 +281,14 @@ def _notes(
         )
     sources = {e.source for e in found}
     if "items" in sources:
-        notes.append("A cell has one seed only: intervals cover test items, and another seed may give another sign.")
+        notes.append(
+            "A cell has one seed only: intervals cover test items, another seed may give another sign, and nothing is "
+            "called distinguishable."
+        )
+    if FEW_SEEDS in {e.untestable for e in found}:
+        notes.append(
+            "Not testable with these seeds: two seeds, one degree of freedom, tell nothing among several effects."
+        )
     if "seeds" in sources:
         notes.append("Which items were right is not at hand: intervals cover seeds, for this test set only.")
     if "none" in sources:

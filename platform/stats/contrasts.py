@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.platform.stats.resampling import ROUNDING, UNKNOWN, Array, Spread, spread_of
-from equipoise.platform.stats.uncertainty import Difference, Sample, StatisticsError
+from equipoise.platform.stats.resampling import ROUNDING, UNKNOWN, Array, Residual, Spread, spread_of, with_noise
+from equipoise.platform.stats.uncertainty import Difference, Sample, StatisticsError, own_item_noise, within
 
 NOTHING = "nothing"  # what a contrast is compared with: under the null hypothesis it is 0
-
-
-class Residual(NamedTuple):
-    """Variance of one accuracy over seeds in squared points, and its degrees of freedom."""
-
-    variance: float
-    freedom: int
 
 
 def contrast(
@@ -30,21 +22,23 @@ def contrast(
     parts: Sequence[tuple[float, Sample]],
     *,
     residual: Residual | None = None,
+    noise: Residual | None = None,
     level: float = 0.05,
     draws: int = 4000,
     seed: int = 0,
 ) -> Difference:
     """Estimate a linear combination of mean accuracies on one benchmark.
 
-    Where all variants share at least two seeds, those seeds are used and no other, paired: what a seed does to all
+    Where all variants share seeds, be it one, those seeds are used and no other, paired: what a seed does to all
     variants cancels. Where they do not, every variant's own seeds are, unpaired. With one seed in any of them only test
-    items are left, as for a difference of two.
+    items are left, and what ``noise`` says of seeds, as for a difference of two.
 
     Args:
         name: what the combination means.
         parts: coefficient and sample of every variant; coefficients that sum to 0 make it a contrast.
         residual: spread over seeds, estimated from more than this contrast, see :func:`block_residual`; None takes the
-            contrast's own. Used where seeds are paired.
+            contrast's own. Used where at least two seeds are paired.
+        noise: variance of one accuracy over seeds, pooled over other runs; used where a variant has one seed only.
         level: 0.05 for an interval of 95 %.
         draws: bootstrap draws.
         seed: fixes the draws.
@@ -62,8 +56,9 @@ def contrast(
     estimate = math.fsum(
         c / len(seeds) * p.accuracy[s] for (c, p), seeds in zip(parts, used, strict=True) for s in seeds
     )
-    spread = _spread(parts, used, len(shared), residual, draws, seed)
-    low, high = spread.interval(estimate, level)
+    spread = _spread(parts, used, len(shared), residual, noise, draws, seed)
+    possible = 100 * math.fsum(min(c, 0.0) for c, _ in parts), 100 * math.fsum(max(c, 0.0) for c, _ in parts)
+    low, high = within(spread.interval(estimate, level), *possible)
     items = {sample.items for sample in found}
     return Difference(
         variant=name,
@@ -78,6 +73,7 @@ def contrast(
         paired_seeds=len(shared),
         items=items.pop() if len(items) == 1 else None,
         source=spread.source,
+        spread=spread,
     )
 
 
@@ -86,6 +82,7 @@ def _spread(
     used: Sequence[tuple[int, ...]],
     shared: int,
     residual: Residual | None,
+    noise: Residual | None,
     draws: int,
     seed: int,
 ) -> Spread:
@@ -101,9 +98,13 @@ def _spread(
         ]
         groups = [np.sum(rows, axis=0)] if shared else [np.stack(row) for row in rows]
         spread = spread_of(groups, fewest == 1, draws, np.random.default_rng(seed))
-        if shared and residual is not None:
+        if fewest > 1 and shared and residual is not None:
             seeds_part = residual.variance * math.fsum(c * c for c, _ in parts) / shared
             spread = _with_seeds(spread, seeds_part, residual.freedom)
+    if fewest == 1 and noise is not None:
+        weight = math.fsum(c * c / len(seeds) for (c, _), seeds in zip(parts, used, strict=True))
+        own = weight * own_item_noise([sample for _, sample in parts]) if by_item else 0.0
+        spread = with_noise(spread, weight, noise, own)
     # Scores that agree to the last item show no spread; they do not show that there is none.
     return UNKNOWN if spread.variance <= ROUNDING else spread
 
@@ -121,7 +122,7 @@ def block_residual(found: Sequence[Sample]) -> Residual | None:
         The variance in squared points with (seeds - 1) (variants - 1) degrees of freedom, None without two of both.
     """
     shared = shared_seeds(found)
-    if not shared or len(found) < 2:
+    if len(shared) < 2 or len(found) < 2:
         return None
     table = np.array([[sample.accuracy[s] for s in shared] for sample in found])  # [V, S]
     rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
@@ -130,9 +131,8 @@ def block_residual(found: Sequence[Sample]) -> Residual | None:
 
 
 def shared_seeds(found: Sequence[Sample]) -> tuple[int, ...]:
-    """Seeds that all samples have, ascending; none where that is only one, which shows no spread."""
-    shared = set(found[0].accuracy).intersection(*(sample.accuracy for sample in found))
-    return tuple(sorted(shared)) if len(shared) > 1 else ()
+    """Seeds that all samples have, ascending."""
+    return tuple(sorted(set(found[0].accuracy).intersection(*(sample.accuracy for sample in found))))
 
 
 def _with_seeds(spread: Spread, variance: float, freedom: float) -> Spread:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,23 @@ from scipy.optimize import brentq
 from scipy.special import chdtri, ndtr, stdtrit
 
 from equipoise.platform.errors import EquipoiseError
-from equipoise.platform.stats.resampling import UNKNOWN, Array, Source, Spread, spread_of
+from equipoise.platform.stats.resampling import (
+    UNKNOWN,
+    Array,
+    Residual,
+    Source,
+    Spread,
+    remainder,
+    spread_of,
+    with_noise,
+)
 from equipoise.platform.stats.table import ResultTable
 
 Bools = NDArray[np.bool_]
 POWER_NODES = 4000
+FEWEST_FREEDOM = 2  # with one degree of freedom, that of two seeds, no corrected p-value can be small
+ONE_SEED = "one seed"
+FEW_SEEDS = "not testable with these seeds"
 ROUNDING = 0.01  # points between an accuracy as recorded, two decimals, and that of its items
 
 
@@ -92,16 +104,18 @@ class Difference:
         against: what is subtracted.
         benchmark: name of the benchmark.
         estimate: difference of the mean accuracies over the seeds of each.
-        low: lower end of the interval at 1 - ``level``; nan where nothing is known of the error.
-        high: upper end.
+        low: lower end of the interval at 1 - ``level``, -100 or more; nan where nothing is known of the error.
+        high: upper end, 100 or less.
         level: error level of the interval and of ``distinguishable``.
         p_value: two-sided; below ``level`` exactly where the interval leaves out 0. nan where ``low`` is.
-        seeds: number of seeds of both.
+        seeds: number of seeds of both that were used: of those that both have, where there are any.
         paired_seeds: seeds that both have and that were compared seed by seed, 0 where none was.
         items: test items, None where unknown or not the same number.
         source: what the interval covers. ``items``: one seed only, so another seed may give another sign. ``seeds``: no
             correctness of items is known, so it holds for this test set only.
         p_adjusted: Holm's, where :func:`holm` set it.
+        family: differences that :func:`holm` was asked about together and that are not of one seed.
+        spread: the variance behind the interval.
     """
 
     variant: str
@@ -117,26 +131,50 @@ class Difference:
     items: int | None
     source: Source
     p_adjusted: float | None = None
+    family: int = 1
+    spread: Spread = field(default=UNKNOWN, repr=False, compare=False)
+
+    @property
+    def untestable(self) -> str | None:
+        """Why the seeds allow no verdict: :data:`ONE_SEED` or :data:`FEW_SEEDS`; None where they do."""
+        if self.source == "items":
+            return ONE_SEED
+        return FEW_SEEDS if self.family > 1 and self.spread.fewest < FEWEST_FREEDOM else None
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the difference is more than chance: by ``p_adjusted`` where it is set, else by ``p_value``."""
-        return (self.p_value if self.p_adjusted is None else self.p_adjusted) < self.level
+        """Whether the difference is more than chance: by ``p_adjusted`` where it is set, else by ``p_value``.
+
+        Never where it is ``untestable``.
+        """
+        return self.untestable is None and (self.p_value if self.p_adjusted is None else self.p_adjusted) < self.level
 
 
-def compare(sample: Sample, against: Sample, *, level: float = 0.05, draws: int = 4000, seed: int = 0) -> Difference:
+def compare(
+    sample: Sample,
+    against: Sample,
+    *,
+    noise: Residual | None = None,
+    level: float = 0.05,
+    draws: int = 4000,
+    seed: int = 0,
+) -> Difference:
     """Difference of two variants on one benchmark, with its interval.
 
-    Items are paired wherever both samples hold correctness. Seeds are paired where at least two are in both and what
-    is in one only is none or at least two seeds; a single left-over seed shows no variance of its own, and then all
-    are compared unpaired, which is cautious: seeds that raise both variants no longer cancel.
+    Items are paired wherever both samples hold correctness. Seeds are paired wherever both have any of them, be it one:
+    the difference is then that of the shared seeds and of no other. Otherwise all seeds of both are used, unpaired.
 
-    With one seed on either side only test items are left: the variance of the per-item difference where both hold
-    correctness, else the binomial variances of two independent test sets, else nothing.
+    With one seed on either side items are all that the samples show: the variance of the per-item difference where both
+    hold correctness, else the binomial variances of two independent test sets, else nothing. ``noise`` adds what seeds
+    contribute, ``s**2 (1 / m + 1 / n)`` for m and n seeds, paired or not (that of paired seeds is smaller where a seed
+    does the same to both, which one pair cannot show). It holds the chance of one seed on one item, which the items'
+    part has too: that is counted once where a sample has correctness of two seeds, and else twice, which is cautious.
 
     Args:
         sample: the variant.
         against: what is subtracted, on the same test items.
+        noise: variance of one accuracy over seeds, pooled over runs of whatever variants, see
+            :func:`equipoise.platform.stats.resampling.seed_noise`; used where a side has one seed only.
         level: 0.05 for an interval of 95 %.
         draws: bootstrap draws; 4,000 fix the interval's width to about 1 %.
         seed: fixes the draws.
@@ -156,14 +194,19 @@ def compare(sample: Sample, against: Sample, *, level: float = 0.05, draws: int 
             f"{sample.variant!r} and {against.variant!r} were scored on {sample.items} and {against.items} items of "
             f"{sample.benchmark!r}; expected one test set: score both again on it"
         )
-    groups = _groups(_values(sample, both), _values(against, both))
-    single = min(len(sample.accuracy), len(against.accuracy)) == 1
-    if single and not both:
-        spread = _binomial(sample, against)
+    shared = sorted(set(sample.accuracy) & set(against.accuracy))
+    one, other = (only_seeds(each, shared) if shared else each for each in (sample, against))
+    numbers = len(one.accuracy), len(other.accuracy)
+    if min(numbers) == 1 and not both:
+        spread = _binomial(one, other)
     else:
-        spread = spread_of(groups, single, draws, np.random.default_rng(seed))
-    estimate = _mean(sample) - _mean(against)
-    low, high = spread.interval(estimate, level)
+        groups = _groups(_values(one, both), _values(other, both), bool(shared))
+        spread = spread_of(groups, min(numbers) == 1, draws, np.random.default_rng(seed))
+    if min(numbers) == 1 and noise is not None:
+        weight = 1 / numbers[0] + 1 / numbers[1]
+        spread = with_noise(spread, weight, noise, weight * own_item_noise([sample, against]) if both else 0.0)
+    estimate = _mean(one) - _mean(other)
+    low, high = within(spread.interval(estimate, level), -100, 100)
     return Difference(
         variant=sample.variant,
         against=against.variant,
@@ -173,15 +216,20 @@ def compare(sample: Sample, against: Sample, *, level: float = 0.05, draws: int 
         high=high,
         level=level,
         p_value=spread.p_value(estimate),
-        seeds=(len(sample.accuracy), len(against.accuracy)),
-        paired_seeds=len(_paired(sample.accuracy, against.accuracy)),
+        seeds=numbers,
+        paired_seeds=len(shared),
         items=sample.items if sample.items == against.items else None,
         source=spread.source,
+        spread=spread,
     )
 
 
 def interval(sample: Sample, *, level: float = 0.05, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
     """Interval of one mean accuracy, expected over new seeds and items as far as ``sample`` shows both; else nan.
+
+    It ends where an accuracy does, at 0 and 100: what lies beyond cannot be true, and to cut it off costs no coverage.
+    Two seeds whose interval would leave that range get none: one difference of two numbers is then all that it rests
+    on, and its other end would look like knowledge.
 
     Raises:
         StatisticsError: ``level`` or ``draws`` out of range.
@@ -193,28 +241,36 @@ def interval(sample: Sample, *, level: float = 0.05, draws: int = 4000, seed: in
     else:
         group = np.stack(list(_values(sample, sample.correct is not None).values())) / len(sample.accuracy)
         spread = spread_of([group], single, draws, np.random.default_rng(seed))
-    return spread.interval(_mean(sample), level)
+    low, high = spread.interval(_mean(sample), level)
+    if spread.fewest < FEWEST_FREEDOM and (low < 0 or high > 100):
+        return math.nan, math.nan
+    return within((low, high), 0, 100)
 
 
 def holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     """The same differences with Holm's ``p_adjusted``: all that are given are one family, such as a study's variants.
 
     The chance that any of them is called distinguishable without being so stays below ``level``. One without a p-value
-    gets none and counts for none. The intervals stay as they are, each at its own level.
+    gets none and counts for none; nor does one of a single seed, whose p-value knows nothing of seeds. Two seeds, one
+    degree of freedom, cannot tell anything in a family of several: they get none and count for none, and
+    ``untestable`` says so. Neither depends on the scores. The intervals stay as they are, each at its own level.
 
     Raises:
         StatisticsError: differences of several levels.
     """
     if len({difference.level for difference in differences}) > 1:
         raise StatisticsError("the differences have several levels; compare all of a family at one level")
-    known = np.array([d.p_value for d in differences if not math.isnan(d.p_value)])
-    order = np.argsort(known, kind="stable")
+    known = [not math.isnan(d.p_value) and d.source != "items" for d in differences]
+    asked = [dataclasses.replace(d, family=sum(known)) if k else d for d, k in zip(differences, known, strict=True)]
+    tested = [k and d.untestable is None for d, k in zip(asked, known, strict=True)]
+    values = np.array([d.p_value for d, t in zip(asked, tested, strict=True) if t])
+    order = np.argsort(values, kind="stable")
     # The library's version collects garbage at every call: half a second each in a process that holds PyTorch.
-    factors = len(known) - np.arange(len(known))
-    adjusted = np.empty_like(known)
-    adjusted[order] = np.maximum.accumulate(known[order] * factors).clip(max=1.0)
+    factors = len(values) - np.arange(len(values))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(values[order] * factors).clip(max=1.0)
     found = iter(adjusted.tolist())
-    return tuple(d if math.isnan(d.p_value) else dataclasses.replace(d, p_adjusted=next(found)) for d in differences)
+    return tuple(dataclasses.replace(d, p_adjusted=next(found)) if t else d for d, t in zip(asked, tested, strict=True))
 
 
 def minimal_detectable_difference(
@@ -312,24 +368,34 @@ def _values(sample: Sample, by_item: bool) -> dict[int, Array]:
     return {seed: np.array([value]) for seed, value in sorted(sample.accuracy.items())}
 
 
-def _paired(one: Mapping[int, object], other: Mapping[int, object]) -> list[int]:
-    """Seeds to pair: those of both, unless one seed would be left alone."""
-    shared = sorted(set(one) & set(other))
-    if set(one) == set(other):
-        return shared
-    counts = len(shared), len(one) - len(shared), len(other) - len(shared)
-    return shared if 1 not in counts else []
-
-
-def _groups(one: Mapping[int, Array], other: Mapping[int, Array]) -> list[Array]:
+def _groups(one: Mapping[int, Array], other: Mapping[int, Array], paired: bool) -> list[Array]:
     """Contributions [m, N] of seeds to the difference, in groups of seeds that vary alike; all of them sum to it."""
-    paired = _paired(one, other)
-    rows = (
-        [one[s] / len(one) - other[s] / len(other) for s in paired],
-        [value / len(one) for s, value in one.items() if s not in paired],
-        [-value / len(other) for s, value in other.items() if s not in paired],
-    )
-    return [np.stack(group) for group in rows if group]
+    if paired:
+        return [np.stack([one[s] - other[s] for s in one]) / len(one)]
+    return [np.stack(list(one.values())) / len(one), -np.stack(list(other.values())) / len(other)]
+
+
+def only_seeds(sample: Sample, seeds: Sequence[int]) -> Sample:
+    """The sample with these seeds alone, in their order."""
+    if len(seeds) == len(sample.accuracy):
+        return sample
+    correct = None if sample.correct is None else {s: sample.correct[s] for s in seeds}
+    return dataclasses.replace(sample, accuracy={s: sample.accuracy[s] for s in seeds}, correct=correct)
+
+
+def own_item_noise(found: Sequence[Sample]) -> float:
+    """Variance of one accuracy by the chance of one seed on one item, mean of the samples that show it, else 0."""
+    shown = []
+    for sample in found:
+        if sample.correct is not None and len(sample.correct) > 1:
+            points = np.stack(list(_values(sample, True).values()))
+            shown.append(len(points) * remainder(points / len(points)))
+    return math.fsum(shown) / len(shown) if shown else 0.0
+
+
+def within(ends: tuple[float, float], least: float, most: float) -> tuple[float, float]:
+    """Both ends cut to what is possible; nan stays."""
+    return float(np.clip(ends[0], least, most)), float(np.clip(ends[1], least, most))
 
 
 def _binomial(*each: Sample) -> Spread:
@@ -339,4 +405,4 @@ def _binomial(*each: Sample) -> Spread:
         if sample.items is None:
             return UNKNOWN
         variance += _mean(sample) * (100 - _mean(sample)) / sample.items
-    return Spread(variance, "items")
+    return Spread(variance, "items") if variance else UNKNOWN

@@ -112,7 +112,9 @@ def test_only_seeds_that_all_cells_have_are_used() -> None:
     found = contrast("x", [(1.0, a), (-1.0, b)])
     assert found.estimate == pytest.approx(9.5)
     assert found.paired_seeds == 2
-    apart = contrast("x", [(1.0, a), (-1.0, sample({0: 30.0, 7: 5.0}))])
+    one = contrast("x", [(1.0, a), (-1.0, sample({0: 30.0, 7: 5.0}))])
+    assert (one.paired_seeds, one.estimate) == (1, 10.0)
+    apart = contrast("x", [(1.0, a), (-1.0, sample({5: 30.0, 7: 5.0}))])
     assert apart.paired_seeds == 0
     assert apart.estimate == pytest.approx((40 + 42 + 90) / 3 - 17.5)
 

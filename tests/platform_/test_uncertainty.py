@@ -17,9 +17,12 @@ from statsmodels.stats.multitest import multipletests
 
 from equipoise.platform.record.correctness import read_correctness
 from equipoise.platform.record.ledger import Ledger
-from equipoise.platform.stats.resampling import Spread, spread_of
+from equipoise.platform.stats.contrasts import contrast
+from equipoise.platform.stats.resampling import Residual, Spread, freedom_of, seed_noise, spread_of
 from equipoise.platform.stats.table import ResultTable, Score
 from equipoise.platform.stats.uncertainty import (
+    FEW_SEEDS,
+    ONE_SEED,
     Difference,
     Sample,
     StatisticsError,
@@ -137,14 +140,27 @@ def test_the_variance_of_unpaired_and_of_partly_paired_seeds() -> None:
     variance = variant.var(ddof=1) / 3 + base.var(ddof=1) / 5
     assert apart.paired_seeds == 0
     assert stats.t.isf(0.025, 7) < reach / math.sqrt(variance) < stats.t.isf(0.025, 2)
-    # three seeds in both, two in one only: the shared ones vary as differences
+    # seeds that both have are compared one by one, and no other takes part
     together = compare(numbers(variant), numbers(base), draws=100_000)
-    shared = (variant / 3 - base[:3] / 5).var(ddof=1) * 3 + base[3:].var(ddof=1) * 2 / 25
-    assert together.paired_seeds == 3
-    assert together.estimate == pytest.approx(variant.mean() - base.mean())
-    assert stats.t.isf(0.025, 3) < width(together) / 2 / math.sqrt(shared) < stats.t.isf(0.0249, 1)
-    # a single seed left over shows no variance: all are compared unpaired
-    assert compare(numbers(variant), numbers(base[:4])).paired_seeds == 0
+    assert together == compare(numbers(variant), numbers(base[:3]), draws=100_000)
+    assert (together.paired_seeds, together.seeds) == (3, (3, 3))
+    assert together.estimate == pytest.approx((variant - base[:3]).mean())
+    assert compare(numbers(variant), numbers(base[:4])).paired_seeds == 3
+
+
+def test_a_variant_equal_to_the_baseline_of_its_own_seed_gains_nothing() -> None:
+    """Whatever the baseline's other seeds say; and one seed with no spread knows nothing of its error."""
+    stream = np.random.default_rng(20)
+    base = stream.random((4, 80)) < np.array([0.3, 0.5, 0.6, 0.7])[:, None]
+    found = compare(sample(base[:1]), sample(base, "w"))
+    assert (found.estimate, found.paired_seeds, found.seeds) == (0.0, 1, (1, 1))
+    assert math.isnan(found.low)
+    assert math.isnan(found.p_value)
+    assert math.isnan(contrast("x", [(1.0, sample(base[:1])), (-1.0, sample(base))]).low)
+    known = compare(sample(base[:1]), sample(base, "w"), noise=Residual(4.0, 3))
+    reach = stats.t.isf(0.025, 3) * math.sqrt(2 * 4.0)
+    assert (known.low, known.high) == pytest.approx((-reach, reach))
+    assert known.p_value == 1
 
 
 def test_paired_seeds_alone_are_a_paired_t_test() -> None:
@@ -224,18 +240,75 @@ def test_one_seed_is_the_paired_test_of_items() -> None:
 def test_one_seed_on_one_side_holds_the_seeds_of_the_other() -> None:
     stream = np.random.default_rng(9)
     base, variant = study(stream, 5, 500, seed_sd=1.0)
-    found = compare(sample(variant[:1]), sample(base), draws=100_000)
+    found = compare(sample(variant[:1], first=9), sample(base), draws=100_000)
     variance = (100.0 * variant[0] - 100.0 * base.mean(0)).var(ddof=1) / 500
     assert (found.source, found.seeds) == ("items", (1, 5))
     assert width(found) / 2 == pytest.approx(stats.t.isf(0.025, 499) * math.sqrt(variance), rel=0.01)
 
 
 def test_one_seed_without_correctness_takes_the_binomial_error() -> None:
-    found = compare(numbers([70.0], 400), numbers([60.0, 62.0], 900))
+    found = compare(numbers([70.0], 400), numbers({1: 60.0, 2: 62.0}, 900))
     error = math.sqrt(70 * 30 / 400 + 61 * 39 / 900)
     assert (found.source, found.items) == ("items", None)
     assert found.high == pytest.approx(9 + stats.norm.isf(0.025) * error)
     assert interval(numbers([70.0], 400))[0] == pytest.approx(70 - stats.norm.isf(0.025) * math.sqrt(70 * 30 / 400))
+
+
+@pytest.mark.parametrize(("first", "others", "weight"), [(0, 3, 2.0), (9, 3, 4 / 3), (9, 1, 2.0)])
+def test_noise_from_other_runs_is_what_seeds_contribute(first: int, others: int, weight: float) -> None:
+    """s**2 (1 + 1/n) against n seeds, 2 s**2 for a pair of one seed; with the binomial error, and without items."""
+    noise = Residual(2.25, 6)
+    base = numbers([60.0, 61.5, 62.0][:others], 900)
+    one, used = (
+        numbers({first: 70.0}, 400),
+        base.accuracy[0] if first == 0 else float(np.mean([*base.accuracy.values()])),
+    )
+    found = compare(one, base, noise=noise)
+    items = 70 * 30 / 400 + used * (100 - used) / 900
+    assert found.source == "seeds_and_items"
+    assert found.spread.variance == pytest.approx(weight * 2.25 + items)
+    assert (found.spread.seed_freedom, found.spread.share) == (6, pytest.approx(weight * 2.25 / found.spread.variance))
+    assert contrast("x", [(1.0, one), (-1.0, base)], noise=noise).spread == found.spread
+    bare = compare(dataclasses.replace(one, items=None), base, noise=noise)
+    assert (bare.source, bare.spread.variance) == ("seeds", pytest.approx(weight * 2.25))
+    several = compare(numbers([70.0, 71.0, 73.0]), base, noise=noise) if others == 3 and first == 0 else None
+    assert several is None or several == compare(numbers([70.0, 71.0, 73.0]), base), "they show their own"
+
+
+def test_the_chance_of_one_seed_on_one_item_is_counted_once() -> None:
+    """Seeds that differ only by the chance of each item, and noise that says so: the true variance, not more."""
+    stream = np.random.default_rng(21)
+    N, found = 200, []
+    chance = stream.random(N)  # an item is right with this probability in every seed of both variants
+    noise = Residual(1e4 * float(np.mean(chance * (1 - chance))) / N, 50)
+    for _ in range(400):
+        base, variant = stream.random((3, N)) < chance, stream.random((1, N)) < chance
+        found.append(compare(sample(variant, first=9), sample(base), noise=noise, draws=100).spread.variance)
+    assert np.mean(found) == pytest.approx(4 / 3 * noise.variance, rel=0.08)
+
+
+def test_the_spread_of_a_contrast_by_hand() -> None:
+    """Fractional coefficients by their squares; a pooled spread over seeds in place of the contrast's own; no spread."""
+    one, other = numbers([70.0], 400, "a"), numbers([60.0], 900, "b")
+    found = contrast("x", [(0.5, one), (-0.25, other)])
+    assert found.spread.variance == pytest.approx(0.25 * 70 * 30 / 400 + 0.0625 * 60 * 40 / 900)
+    for certain in (numbers([0.0], 400), numbers([100.0], 400)):
+        assert math.isnan(contrast("x", [(1.0, certain), (-1.0, certain)]).low)
+        assert math.isnan(compare(certain, certain).low)
+    base, variant = study(np.random.default_rng(22), 3, 200, seed_sd=0.3)
+    parts = [(1.0, sample(variant)), (-1.0, sample(base))]
+    own = contrast("x", parts).spread
+    pooled = contrast("x", parts, residual=Residual(9.0, 10)).spread
+    assert 0.2 < own.share < 0.98
+    assert pooled.variance == pytest.approx(9.0 * 2 / 3 + own.variance * (1 - own.share))
+    assert (pooled.share, pooled.seed_freedom) == (pytest.approx(6 / pooled.variance), 10)
+
+
+def test_noise_is_pooled_over_what_ran_twice() -> None:
+    pooled = seed_noise([[40.0], [41.0, 43.0], [50.0, 53.0, 56.0]])
+    assert pooled == (pytest.approx((2.0 + 18.0) / 3), 3)
+    assert seed_noise([[40.0], [41.0]]) is None
+    assert seed_noise([[40.0, 40.0]]) is None
 
 
 @pytest.mark.parametrize(
@@ -248,6 +321,7 @@ def test_one_seed_without_correctness_takes_the_binomial_error() -> None:
 def test_nothing_is_claimed_where_nothing_is_known_of_the_error(one: Sample, other: Sample) -> None:
     found = compare(one, other)
     assert found.estimate == pytest.approx(10.0)
+    assert found.untestable is None
     assert (found.source, found.distinguishable) == ("none", False)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
@@ -265,9 +339,10 @@ def test_a_p_value_is_below_the_level_where_the_interval_leaves_out_zero() -> No
         base, variant = study(stream, int(stream.integers(1, 6)), 200, seed_sd=0.2, gain=0.2 * stream.random())
         level = float(stream.choice([0.2, 0.05, 0.01]))
         found = compare(sample(variant), sample(base, first=trial % 2 * len(base)), level=level, draws=500)
-        assert (found.p_value < level) == (found.low > 0 or found.high < 0) == found.distinguishable
-        seen.add(found.distinguishable)
-    assert seen == {True, False}
+        assert (found.p_value < level) == (found.low > 0 or found.high < 0)
+        assert found.distinguishable == (found.p_value < level and found.source != "items")
+        seen.add((found.distinguishable, found.p_value < level))
+    assert seen == {(True, True), (False, True), (False, False)}
 
 
 def test_a_comparison_turned_round_is_its_negative_and_repeats_exactly() -> None:
@@ -296,22 +371,75 @@ def test_the_interval_of_a_mean_covers_seeds_and_items() -> None:
     assert seeds_only[1] - seeds_only[0] != pytest.approx(high - low, rel=0.01)
 
 
-@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 3.5, 6.3), (3, 4.3, 5.3), (5, 4.8, 5.5), (10, 4.9, 5.2)])
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8, 0.9, 0.97, 1.0])
-def test_the_error_rate_by_quadrature_whatever_the_share_of_the_seeds(
-    seeds: int, share: float, least: float, most: float
-) -> None:
+SHARES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.999, 1.0)
+
+
+def nodes(freedom: float, number: int) -> tuple[Array, Array]:
+    """Chi-squared by its degrees of freedom, and weights; fine where it is small."""
+    x, w = np.polynomial.legendre.leggauss(number)
+    u = (x + 1) / 2
+    return np.maximum(stats.chi2.ppf(u**4, freedom) / freedom, 1e-12), 2 * w * u**3
+
+
+def rate(spreads: Sequence[Spread], weights: Array, level: float) -> float:
+    """Probability that an estimate of variance 1 around 0 has an interval without 0."""
+    return float(sum(w * 2 * stats.norm.sf(s.interval(0.0, level)[1]) for s, w in zip(spreads, weights, strict=True)))
+
+
+@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 3.5, 6.3), (3, 4.3, 5.3), (5, 4.7, 5.5), (10, 4.9, 5.2)])
+def test_the_error_rate_by_quadrature_whatever_the_share_of_the_seeds(seeds: int, least: float, most: float) -> None:
     """The seeds' part of the variance is chi-squared, the items' part known: the numbers the docstring states."""
     f = seeds - 1
-    part = share * stats.chi2.ppf((np.arange(1000) + 0.5) / 1000, f) / f
-    rate = strict = 0.0
-    for seed_variance in part:
-        variance = seed_variance + 1 - share
-        spread = Spread(variance, "seeds_and_items", seed_variance / variance, f, 1e9)
-        rate += 100 * 2 * stats.norm.sf(spread.interval(0.0, 0.05)[1]) / 1000
-        strict += 100 * 2 * stats.norm.sf(spread.interval(0.0, 0.005)[1]) / 1000
-    assert least <= rate <= most
-    assert strict <= (0.7 if seeds > 2 else 1.4)
+    chi, weights = nodes(f, 100)
+    for share in SHARES:
+        parts = [(share * c, share * c + 1 - share) for c in chi]
+        spreads = [Spread(total, "seeds_and_items", part / total, f, 1e9) for part, total in parts]
+        assert least <= 100 * rate(spreads, weights, 0.05) <= most
+        for level in (0.01, 0.05 / 24, 0.05 / 60, 0.05 / 300):
+            assert rate(spreads, weights, level) <= 1.1 * level
+
+
+@pytest.mark.parametrize(
+    ("seeds", "least", "most"), [((3, 3), 4.0, 6.0), ((5, 5), 4.7, 5.5), ((3, 5), 1.0, 5.5), ((2, 5), 0.1, 6.0)]
+)
+def test_the_error_rate_of_two_groups_of_seeds(seeds: tuple[int, int], least: float, most: float) -> None:
+    """As the docstring of `freedom_of` has it, for every ratio of the two spreads."""
+    (one, w1), (two, w2) = (nodes(m - 1, 20) for m in seeds)
+    own = np.array(seeds) - 1.0
+    for first in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98):
+        parts = [np.array([first * a, (1 - first) * b]) for a in one for b in two]
+        spreads = [
+            Spread(float(p.sum()), "seeds", 1.0, freedom_of(p, own), least_freedom=float(own.min())) for p in parts
+        ]
+        weights = np.outer(w1, w2).ravel()
+        assert least <= 100 * rate(spreads, weights, 0.05) <= most
+        for level in (0.05 / 24, 0.05 / 300):
+            assert rate(spreads, weights, level) <= 1.1 * level
+
+
+def test_the_level_and_the_p_value_go_together() -> None:
+    for spread in (
+        Spread(4.0, "seeds", 0.6, 2),
+        Spread(4.0, "seeds", 1.0, 5.5, least_freedom=2.0),
+        Spread(4.0, "seeds", 1.0, 1),
+    ):
+        levels = np.geomspace(1e-9, 0.9, 200)
+        ends = [spread.interval(0.0, level)[1] for level in levels]
+        assert (np.diff(ends) < 0).all()
+        for level, end in zip(levels[::20], ends[::20], strict=True):
+            assert spread.p_value(end) == pytest.approx(level, rel=1e-4)
+
+
+def test_an_interval_stays_where_an_accuracy_can_be() -> None:
+    low, high = interval(numbers([1.0, 3.0, 8.0]))
+    assert (low, high > 8) == (0.0, True)
+    assert interval(numbers([99.5], 20))[1] == 100
+    assert all(map(math.isnan, interval(numbers([1.0, 8.0])))), "two seeds: no interval"
+    assert interval(numbers([50.0, 50.1]))[0] > 49
+    wild = compare(numbers([10.0, 60.0]), numbers([60.0, 10.0]))
+    assert (wild.low, wild.high) == (-100, 100)
+    half = contrast("x", [(0.5, numbers([10.0, 60.0])), (-0.25, numbers([60.0, 10.0]))])
+    assert (half.low, half.high) == (-25, 50)
 
 
 def test_simulated_studies_without_a_difference_are_called_different_in_a_twentieth() -> None:
@@ -333,7 +461,9 @@ def test_simulated_studies_without_a_difference_are_called_different_in_a_twenti
 
 
 def with_p(value: float) -> Difference:
-    return dataclasses.replace(compare(numbers([70.0], 400), numbers([60.0], 400)), p_value=value)
+    """A difference of several seeds."""
+    found = compare(numbers([70.0, 71.0, 73.0]), numbers([60.0, 62.0, 61.0]))
+    return dataclasses.replace(found, p_value=value)
 
 
 def test_holm_against_a_calculation_by_hand() -> None:
@@ -344,6 +474,23 @@ def test_holm_against_a_calculation_by_hand() -> None:
     assert [d.distinguishable for d in found] == [True, False, False, False, True]
     assert [d.distinguishable for d in map(with_p, (0.01, 0.04))] == [True, True]
     assert holm([]) == ()
+
+
+def test_holm_leaves_out_what_seeds_cannot_tell() -> None:
+    """One seed never, two seeds not among several; neither makes it harder for the others."""
+    single = dataclasses.replace(compare(numbers([90.0], 4000), numbers([10.0], 4000)), p_value=1e-9)
+    two = dataclasses.replace(compare(numbers([70.0, 70.1]), numbers([60.0, 60.2])), p_value=1e-3)
+    assert (single.untestable, single.distinguishable) == (ONE_SEED, False)
+    assert (two.untestable, two.distinguishable) == (None, True)
+    found = holm([single, two, with_p(0.02), with_p(0.04)])
+    assert [d.p_adjusted for d in found] == [None, None, pytest.approx(0.04), pytest.approx(0.04)]
+    assert [d.untestable for d in found] == [ONE_SEED, FEW_SEEDS, None, None]
+    assert [d.distinguishable for d in found] == [False, False, True, True]
+    alone = holm([single, two])
+    assert [d.p_adjusted for d in alone] == [None, pytest.approx(1e-3)]
+    assert alone[1].distinguishable
+    pooled = compare(numbers([70.0], 400), numbers([60.0], 400), noise=Residual(0.1, 9))
+    assert [d.untestable for d in holm([pooled, pooled])] == [None, None], "one seed, but seeds are known from others"
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40])

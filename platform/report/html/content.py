@@ -151,11 +151,13 @@ class Content:
 
 
 def difference_in_words(difference: Difference) -> str:
-    """``better``, ``worse``, ``not distinguishable``; what a single seed or nothing can say is said as such."""
+    """``better``, ``worse``, ``not distinguishable``; what few seeds or nothing can say is said as such."""
     if math.isnan(difference.low):
         return UNKNOWN
     if difference.source == "items":
         return SINGLE
+    if difference.untestable is not None:
+        return difference.untestable
     if not difference.distinguishable:
         return UNCLEAR
     return "better" if difference.estimate > 0 else "worse"

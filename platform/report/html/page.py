@@ -42,7 +42,7 @@ from equipoise.platform.report.plots.style import axis_title
 from equipoise.platform.settings.files import shipped
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.stats.selection import RankedVariant
-from equipoise.platform.stats.uncertainty import Difference
+from equipoise.platform.stats.uncertainty import FEW_SEEDS, Difference
 
 NAME = "report.html"
 FOLDER = Path(__file__).parent / "assets"
@@ -310,6 +310,7 @@ def _chance(content: Content) -> str | None:
     words = {
         SINGLE: "one seed cannot tell on {}",
         UNKNOWN: "neither seeds nor test items are known to tell on {}",
+        FEW_SEEDS: FEW_SEEDS + " on {}",
         UNCLEAR: "not distinguishable from " + s.baseline + " on {}",
         "better": "better on {}",
         "worse": "worse on {}",
