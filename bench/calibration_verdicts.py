@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.platform.analysis.confirmation import compare_gains
-from equipoise.platform.stats.noise import seed_noise
+from equipoise.platform.stats.noise import study_noise
 from equipoise.platform.stats.selection import Selection, select
 from equipoise.platform.stats.table import ResultTable, Score
 from equipoise.platform.stats.uncertainty import samples
@@ -101,7 +101,7 @@ def floor(studies: int = 20000) -> list[list[str]]:
         stream = np.random.default_rng([seeds, 11])
         found = []
         for _ in range(studies // len(BENCHMARKS)):
-            noise = seed_noise(study(stream, np.zeros((0, 3)), baseline=seeds))
+            noise = study_noise(study(stream, np.zeros((0, 3)), baseline=seeds))
             found += [(noise.floor(b) or 0.0) / SD for b in BENCHMARKS]
         low = 100 * np.mean(np.array(found) < 0.5)
         rows.append([str(seeds), str(seeds - 1), f"{low:.1f}", f"{np.median(found):.2f}"])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtri
 
+from equipoise.platform.stats.resampling import Residual
 from equipoise.platform.stats.table import UNTRAINED, ResultTable, item_error
 from equipoise.platform.stats.uncertainty import Bools
 
@@ -52,6 +53,11 @@ class SeedNoise:
             return None
         return max(self.variance[benchmark], self.by_items.get(benchmark, 0.0))
 
+    def residual(self, benchmark: str) -> Residual | None:
+        """The same variance with its degrees of freedom, for comparisons of single seeds."""
+        found = self.error(benchmark)
+        return Residual(found, self.freedom[benchmark]) if found else None
+
     def unit(self, benchmark: str) -> float | None:
         """Standard deviation of one accuracy over seeds in points, widened where few seeds tell it.
 
@@ -73,7 +79,7 @@ def widening(freedom: int) -> float:
     return max(1.0, math.sqrt(freedom / (4 * float(chdtri(freedom, 1 - HALF)))))
 
 
-def seed_noise(
+def study_noise(
     table: ResultTable,
     correctness: Mapping[tuple[str, int, str], Bools] | None = None,
     *,

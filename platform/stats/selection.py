@@ -16,7 +16,7 @@ from typing import Any
 
 from equipoise.platform.stats.front_probability import front_probability
 from equipoise.platform.stats.mixes import Correctness, MixComparison
-from equipoise.platform.stats.noise import seed_noise
+from equipoise.platform.stats.noise import study_noise
 from equipoise.platform.stats.pareto import DIGITS, SelectionError, contributions, hypervolume, ranks
 from equipoise.platform.stats.shrinkage import Expected
 from equipoise.platform.stats.table import ResultTable, item_error, spread
@@ -196,7 +196,7 @@ def select(
         SelectionError: the baseline is missing or incomplete, or a tolerance is out of its range.
     """
     _check_baseline(table, baseline)
-    noise = seed_noise(table, correctness, leave_out=(random_init,))
+    noise = study_noise(table, correctness, leave_out=(random_init,))
     floor = {b: noise.floor(b) for b in table.benchmarks}
     allowed = _tolerance(table, tolerance, floor)
     scale = {b: value for b, value in floor.items() if value}

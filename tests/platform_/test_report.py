@@ -40,6 +40,7 @@ from equipoise.platform.settings.study import AblationDefinition, load_ablation
 from equipoise.platform.settings.trial import Resources, TrialSettings
 from equipoise.platform.settings.variant import variants
 from equipoise.platform.stats.pareto import SelectionError
+from equipoise.platform.stats.noise import study_noise
 from equipoise.platform.stats.selection import select
 from equipoise.platform.stats.table import ResultTable, Score
 from equipoise.platform.stats.uncertainty import Sample, samples
@@ -204,7 +205,7 @@ def test_verdicts_are_holms_over_all_variants_and_benchmarks() -> None:
         for b in BENCHMARKS
     ]
     table = ResultTable.from_scores(scores)
-    found = compare_all(samples(table), select(table))
+    found = compare_all(samples(table), select(table), study_noise(table))
     assert {(a, v) for v, a, _ in found} == {
         *(("baseline", v) for v in ("good", "bad", "same")),
         *(("random_init", v) for v in ("good", "bad", "same", "baseline")),
@@ -232,7 +233,7 @@ def test_unknown_items_and_one_seed_say_nothing() -> None:
     table = ResultTable.from_scores(
         [Score(variant=v, seed=0, benchmark="b", accuracy_percent=a) for v, a in (("baseline", 1.0), ("x", 90.0))]
     )
-    found = compare_all(one, select(table, tolerance=1))
+    found = compare_all(one, select(table, tolerance=1), study_noise(table))
     assert [difference_in_words(d) for d in found.values()] == ["not known"]
 
 

@@ -12,7 +12,7 @@ from scipy.stats import chi2, multivariate_t, t
 from equipoise.platform.stats import luck, power, shrinkage
 from equipoise.platform.stats.front_probability import front_probability
 from equipoise.platform.stats.gains import gain
-from equipoise.platform.stats.noise import item_variance, seed_noise, widening
+from equipoise.platform.stats.noise import item_variance, study_noise, widening
 from equipoise.platform.stats.selection import select
 from equipoise.platform.stats.table import COLLAPSED, UNTRAINED, ResultTable, Score
 from equipoise.platform.stats.verdict import share
@@ -52,15 +52,15 @@ def test_seed_noise_is_pooled_over_every_repeated_trained_variant() -> None:
         "once": {0: (90, 9)},
         "untrained": {0: (50, 1), 1: (90, 50)},
     }
-    noise = seed_noise(made(rows, {"untrained": UNTRAINED}))
+    noise = study_noise(made(rows, {"untrained": UNTRAINED}))
     squares = np.var([10, 12, 17]) * 3 + np.var([30, 34]) * 2
     assert noise.freedom == {"a": 3, "b": 3}
     assert noise.variance["a"] == pytest.approx(squares / 3)
     assert noise.floor("a") == pytest.approx(widening(3) * math.sqrt(squares / 3))
-    two = seed_noise(made({"baseline": {0: (10,), 1: (12,)}}))
+    two = study_noise(made({"baseline": {0: (10,), 1: (12,)}}))
     assert two.floor("a") is None
     assert two.unit("a") == pytest.approx(widening(1) * math.sqrt(2))
-    assert seed_noise(made({"baseline": {0: (10,)}})).unit("a") is None
+    assert study_noise(made({"baseline": {0: (10,)}})).unit("a") is None
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9])
@@ -73,7 +73,7 @@ def test_a_floor_is_never_below_what_items_make_by_themselves() -> None:
     right = {("baseline", s, "a"): stream.random(400) < 0.5 for s in range(4)}
     # Equal accuracies by accident: no spread over seeds, though half of the items differ.
     rows: Rows = {"baseline": dict.fromkeys(range(4), (50.0,))}
-    noise = seed_noise(made(rows, items=400), right)
+    noise = study_noise(made(rows, items=400), right)
     pairs = itertools.combinations(right.values(), 2)
     share_apart = np.mean([np.mean(one != other) for one, other in pairs])
     assert noise.floor("a") == pytest.approx(100 * math.sqrt(share_apart / 2 / 400))
@@ -89,7 +89,7 @@ def test_the_choice_of_items_counts_once() -> None:
     }
     rows: Rows = {v: {s: (100 * float(right[v, s, "a"].mean()),) for s in (0, 1)} for v in ("baseline", "x")}
     table = made(rows, items=1000)
-    noise = seed_noise(table, right)
+    noise = study_noise(table, right)
     points = 100 * (
         np.mean([right["x", s, "a"] for s in (0, 1)], axis=0)
         - np.mean([right["baseline", s, "a"] for s in (0, 1)], axis=0)
@@ -205,7 +205,7 @@ def test_expected_gains_of_a_picked_mix_are_right_on_average() -> None:
 
 def test_front_probability_of_one_seed_moves_as_its_noise_does() -> None:
     rows: Rows = {"baseline": {s: (50.0 + d,) for s, d in enumerate((-2, 2, -2, 2))}, "x": {9: (50.0,)}}
-    noise = seed_noise(made(rows))
+    noise = study_noise(made(rows))
     found = front_probability(made(rows), noise, ("baseline",), draws=4000)
     assert found is not None
     assert found["x"] == pytest.approx(0.5, abs=0.03)
@@ -218,7 +218,7 @@ def test_front_probability_of_one_seed_moves_as_its_noise_does() -> None:
     assert found["x"] == pytest.approx(plain, abs=0.02)
     assert front_probability(made({"baseline": {0: (1.0,)}, "x": {0: (2.0,)}}), noise, (), draws=0) is None
     once = made({"baseline": {0: (1.0,)}, "x": {0: (2.0,)}})
-    assert front_probability(once, seed_noise(once), ("baseline",)) is None
+    assert front_probability(once, study_noise(once), ("baseline",)) is None
 
 
 def test_front_probability_knows_how_little_mixes_differ() -> None:

@@ -17,6 +17,7 @@ from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.reading import SETTINGS, StudyRecord, read_json
 from equipoise.platform.report.front import most_telling, opened
 from equipoise.platform.search.store import SearchStore
+from equipoise.platform.stats.noise import SeedNoise, study_noise
 from equipoise.platform.stats.selection import RankedVariant, Selection
 from equipoise.platform.stats.table import ResultTable
 from equipoise.platform.stats.uncertainty import Difference, Sample, StatisticsError, compare, holm, interval, samples
@@ -201,7 +202,7 @@ def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
         table=record.table,
         selection=selection,
         means={key: interval(sample) for key, sample in found.items()},
-        differences=compare_all(found, selection),
+        differences=compare_all(found, selection, study_noise(record.table, leave_out=(selection.random_init,))),
         weights=record.weights,
         importance=_importance(record, notes),
         effects=effects,
@@ -219,7 +220,7 @@ def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
 
 
 def compare_all(
-    found: Mapping[tuple[str, str], Sample], selection: Selection
+    found: Mapping[tuple[str, str], Sample], selection: Selection, noise: SeedNoise
 ) -> dict[tuple[str, str, str], Difference]:
     """Every complete variant against both controls on every benchmark; what meets one control is one Holm family."""
     differences: dict[tuple[str, str, str], Difference] = {}
@@ -229,7 +230,11 @@ def compare_all(
             continue
         # The baseline against the untrained encoder is asked once, on the side where a gain means that it learned.
         others = [r.variant for r in selection.rows if r.variant not in (control, selection.random_init)]
-        family = [compare(found[v, b], found[control, b]) for v in others for b in selection.benchmarks]
+        family = [
+            compare(found[v, b], found[control, b], noise=noise.residual(b))
+            for v in others
+            for b in selection.benchmarks
+        ]
         differences |= {(d.variant, d.against, d.benchmark): d for d in holm(family)}
     return differences
 
