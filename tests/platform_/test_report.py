@@ -188,7 +188,7 @@ def test_a_single_seed_reads_as_one(record: Record, tmp_path: Path) -> None:
     said = words(text)
     assert set(written.content.single_seed) == {"hw", "delta", "random_init"}
     assert f"One seed only: {', '.join(written.content.single_seed)}. Another seed may turn the sign" in said
-    assert "Is that more than chance? One seed cannot tell on mini_dive, mini_ssv2, mini_in." in said
+    assert "Is that more than chance? Not testable with these seeds on mini_dive, mini_ssv2, mini_in." in said
     # Differences of 6 and of 20 points: far outside the error of 500 items, and still no difference_in_words.
     cells = re.findall(r'<span class="verdict (\w+)">([^<]+)</span>', text)
     assert len(cells) == 2 * 3 + 3 * 3
