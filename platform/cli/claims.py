@@ -14,6 +14,7 @@ from equipoise.platform.cli.options import Places, emit, home_options, json_opti
 @click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
 @click.option("--claims", "name", help="A YAML file of claims; default: those of the paper.")
 @click.option("--level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
+@click.option("--details", is_flag=True, help="Every difference behind a verdict, and what is missing for one.")
 @home_options
 @storage_option
 @json_option
@@ -22,13 +23,14 @@ def claims(
     published: bool,
     name: str | None,
     level: float,
+    details: bool,
     places: Places,
     as_json: bool,
 ) -> None:
     """Say which of the paper's claims a STUDY, or a CSV of accuracies, supports.
 
-    Each claim is supported, refuted, not distinguishable, or not testable here, with the numbers that say so. A target
-    that ends in .csv is a file in the layout of the published table; all its regimes are read.
+    Each claim is supported, refuted, not distinguishable, or not testable here; --details has the numbers that say
+    so. A target that ends in .csv is a file in the layout of the published table; all its regimes are read.
     """
     from rich.console import Console
 
@@ -51,4 +53,4 @@ def claims(
     if as_json:
         emit(found.to_dict())
     else:
-        show(found, Console())
+        show(found, Console(), details=details)

@@ -288,7 +288,7 @@ def test_the_chance_of_one_seed_on_one_item_is_counted_once() -> None:
 
 
 def test_the_spread_of_a_contrast_by_hand() -> None:
-    """Fractional coefficients by their squares; a pooled spread over seeds in place of the contrast's own; no spread."""
+    """Fractional coefficients by their squares; a pooled spread over seeds in place of the own one; no spread."""
     one, other = numbers([70.0], 400, "a"), numbers([60.0], 900, "b")
     found = contrast("x", [(0.5, one), (-0.25, other)])
     assert found.spread.variance == pytest.approx(0.25 * 70 * 30 / 400 + 0.0625 * 60 * 40 / 900)

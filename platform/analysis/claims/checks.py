@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from equipoise.platform.analysis.claims.scene import (
@@ -22,7 +23,9 @@ from equipoise.platform.analysis.claims.scene import (
     ClaimVerdict,
     Comparison,
     ComparisonSet,
+    few_repeats,
     known,
+    no_repeats,
 )
 from equipoise.platform.analysis.claims.vocabulary import (
     AssociationCheck,
@@ -35,6 +38,7 @@ from equipoise.platform.analysis.claims.vocabulary import (
     Names,
 )
 from equipoise.platform.settings.variant import BASELINE, CONTROLS
+from equipoise.platform.stats.resampling import UNKNOWN, Residual, Spread, freedom_of
 from equipoise.platform.stats.table import mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, holm
 
@@ -67,12 +71,20 @@ class Prepared:
 
 
 def adjust(prepared: Sequence[Prepared]) -> list[Prepared]:
-    """Holm's correction over the comparisons of all checks of a claim that can decide something."""
+    """Holm's correction over the comparisons of all checks of a claim that can decide something.
+
+    Where the seeds allow no verdict on several differences at once, that is said to be missing.
+    """
     family = [c for p in prepared for c in p.comparisons if c.judged and not c.together]
     corrected = {
         id(c): replace(c, tested=tested) for c, tested in zip(family, holm([c.tested for c in family]), strict=True)
     }
-    return [replace(p, comparisons=tuple(corrected.get(id(c), c) for c in p.comparisons)) for p in prepared]
+    found = [replace(p, comparisons=tuple(corrected.get(id(c), c) for c in p.comparisons)) for p in prepared]
+    return [replace(p, missing=tuple(dict.fromkeys((*p.missing, *_few_seeds(p.comparisons))))) for p in found]
+
+
+def _few_seeds(comparisons: Sequence[Comparison]) -> list[str]:
+    return [few_repeats(c.tested) for c in comparisons if c.judged and c.tested.untestable is not None]
 
 
 def prepare(check: Check, basis: ComparisonSet, arm: Arm) -> Prepared:
@@ -150,7 +162,7 @@ def _count(check: CountCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
         lose = sum(c.verdict == SUPPORTED for c in comparisons)
         at_most = len(check.among) - sum(c.verdict == REFUTED for c in comparisons)
         point = sum(c.difference.estimate < bound for c in comparisons)
-        verdict = UNTESTABLE if missing else UNCLEAR
+        verdict = UNTESTABLE if missing or any(c.verdict == UNTESTABLE for c in comparisons) else UNCLEAR
         if lose >= check.claimed:
             verdict = SUPPORTED
         elif at_most < check.claimed:
@@ -178,8 +190,10 @@ def _balanced(check: BalancedCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
     missing: list[str] = []
     for benchmark in check.benchmarks:
         gains, lacking = _against_baseline(check.among, benchmark, together, arm, up=True)
-        found += [replace(gain, together=True) for gain in gains]
+        found += gains
         missing += lacking
+    family = sum(gain.judged for gain in found)
+    found = [replace(gain, together=True, tested=replace(gain.tested, family=family)) for gain in found]
 
     def decide(comparisons: Sequence[Comparison]) -> tuple[ClaimVerdict, dict[str, Any]]:
         smallest: dict[str, tuple[float, float, float]] = {}
@@ -195,7 +209,7 @@ def _balanced(check: BalancedCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
                 n: dict(zip(("difference", "low", "high"), map(known, v), strict=True)) for n, v in smallest.items()
             },
         }
-        if check.variant not in smallest:
+        if check.variant not in smallest or _few_seeds(comparisons):
             return UNTESTABLE, numbers
         if basis.same_regime and len(smallest) == len(check.among):
             numbers["agrees"] = numbers["found"] == check.variant
@@ -212,13 +226,17 @@ def _balanced(check: BalancedCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
 def _association(check: AssociationCheck, basis: ComparisonSet, arm: Arm) -> Prepared:
     """Two differences whose units are variants: the group from the baseline, and from the variants outside it.
 
-    Student's one-sample and Welch's two-sample t-test. Rows of untrained encoders and of variants with a dead loss
+    Welch's two-sample t-test for the second. In the first, all gains are against one baseline and share its error: its
+    variance over seeds (and test items) is added to that of the group's mean over variants, with the degrees of freedom
+    of both. A test of the gains as if they were independent would take the baseline's luck for an effect.
+
+    Rows of untrained encoders and of variants with a dead loss
     belong to neither group; nor do variants whose objectives are unknown.
     """
     here = basis.here(check.benchmark)
     inside: dict[str, float] = {}
     outside: dict[str, float] = {}
-    gains: list[float] = []
+    bases: list[Sample] = []
     left_out: list[str] = []
     for variant in basis.table.variants:
         sample = basis.sample(variant, check.benchmark)
@@ -231,22 +249,24 @@ def _association(check: AssociationCheck, basis: ComparisonSet, arm: Arm) -> Pre
         group[variant] = mean(sample.accuracy.values())
         base = basis.baseline(sample, check.benchmark, arm)
         if group is inside and base is not None:
-            gains.append(inside[variant] - mean(base.accuracy.values()))
-    sizes = f"{len(inside)} with and {len(outside)} without these objectives are there"
+            bases.append(base)
     missing: list[str] = []
     found: list[Comparison] = []
-    if len(gains) < len(inside):
+    if len(bases) < len(inside):
         missing.append(f"a score of {BASELINE} on {here}")
     elif min(len(inside), len(outside)) < SMALLEST_GROUP:
+        sizes = f"{len(inside)} with and {len(outside)} without these objectives are there"
         missing.append(f"at least {SMALLEST_GROUP} variants in each group: {sizes}")
+    elif here not in basis.noise:
+        missing.append(no_repeats(here))
     else:
-        alone = stats.ttest_1samp(gains, 0.0)
+        alone = _group_from_baseline(list(inside.values()), bases, basis.noise[here])
         apart = stats.ttest_ind(list(inside.values()), list(outside.values()), equal_var=False)
-        for result, estimate, against in (
-            (alone, mean(gains), BASELINE),
-            (apart, mean(inside.values()) - mean(outside.values()), "the others"),
-        ):
-            found.append(_over_variants(result, estimate, against, here, basis.level, (tuple(inside), tuple(outside))))
+        ends = apart.confidence_interval(1 - basis.level)
+        estimate = mean(inside.values()) - mean(mean(base.accuracy.values()) for base in bases)
+        found.append(_over_variants(estimate, alone, BASELINE, here, basis.level))
+        welch = mean(inside.values()) - mean(outside.values()), float(ends.low), float(ends.high), float(apart.pvalue)
+        found.append(_over_variants(welch[0], welch[1:], "the others", here, basis.level))
 
     def decide(comparisons: Sequence[Comparison]) -> tuple[ClaimVerdict, dict[str, Any]]:
         return _all_hold(comparisons, missing), {
@@ -317,23 +337,40 @@ def _all_hold(comparisons: Sequence[Comparison], missing: Sequence[str]) -> Clai
     return worst([*verdicts, UNTESTABLE] if missing or not verdicts else verdicts)
 
 
+def _group_from_baseline(values: Sequence[float], bases: Sequence[Sample], noise: Residual) -> Spread:
+    """Spread of a group's mean gain: of its mean over variants, and of the one baseline that all are compared with."""
+    seeds = min(len(base.accuracy) for base in bases)
+    parts = np.array([float(np.var(values, ddof=1)) / len(values), noise.variance / seeds])
+    freedoms = np.array([len(values) - 1.0, noise.freedom])
+    level = mean(mean(base.accuracy.values()) for base in bases)
+    items = max(level * (100 - level) / base.items if base.items else 0.0 for base in bases)
+    total = float(parts.sum()) + items
+    freedom = freedom_of(parts, freedoms)
+    return Spread(total, "seeds", float(parts.sum()) / total, freedom, least_freedom=float(freedoms.min()))
+
+
 def _over_variants(
-    result: Any, estimate: float, against: str, benchmark: str, level: float, groups: tuple[Names, Names]
+    estimate: float, found: Spread | tuple[float, float, float], against: str, benchmark: str, level: float
 ) -> Comparison:
-    span = result.confidence_interval(1 - level)
+    """A difference whose units are variants, from its spread or from both ends of its interval and its p-value."""
+    spread = found if isinstance(found, Spread) else UNKNOWN
+    low, high, p_value = (
+        found if isinstance(found, tuple) else (*found.interval(estimate, level), found.p_value(estimate))
+    )
     difference = Difference(
         variant="the group",
         against=against,
         benchmark=benchmark,
         estimate=estimate,
-        low=float(span.low),
-        high=float(span.high),
+        low=low,
+        high=high,
         level=level,
-        p_value=float(result.pvalue),
+        p_value=p_value,
         seeds=(1, 1),
         paired_seeds=0,
         items=None,
         source="none",
+        spread=spread,
     )
     usable = math.isfinite(difference.p_value)
     return Comparison(difference=difference, up=False, over="variants", judged=usable, tested=difference)

@@ -6,7 +6,10 @@ A verdict is about evidence, not about arithmetic. A check is
 - refuted, where one is distinguishable in the other direction (or beyond the other side of a claimed bound),
 - not distinguishable, where an interval holds both,
 - not testable here, where a row, a benchmark, the number of test items or a setting is missing. A row that scored an
-  untrained encoder is a missing row: whatever its number, it says nothing about the objective it is named after.
+  untrained encoder is a missing row: whatever its number, it says nothing about the objective it is named after. Seeds
+  can be missing too: one seed of a variant says nothing about another. What was trained with several seeds shows their
+  variance, which then enters every difference of a single seed, with its degrees of freedom; where nothing was, no
+  difference decides anything, and one degree of freedom decides no several differences at once.
 
 A claim is the worst of its checks, in the order refuted, not distinguishable, not testable, supported. Differences that
 one claim rests on are corrected together (Holm). Published points never decide: whether they are found again is a field
@@ -16,6 +19,7 @@ every claim is judged against both baselines, and is called supported or refuted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +27,15 @@ from typing import Any
 from equipoise.platform.analysis.claims.checks import Prepared, adjust, prepare, worst
 from equipoise.platform.analysis.claims.scene import (
     REFUTED,
+    SEEDS,
     SUPPORTED,
     UNCLEAR,
     UNTESTABLE,
     Arm,
     ClaimVerdict,
     ComparisonSet,
+    noise_of,
+    repeated,
 )
 from equipoise.platform.analysis.claims.vocabulary import Check, Claim, ClaimFile
 from equipoise.platform.settings.variant import BASELINE, CONTROLS
@@ -38,7 +45,6 @@ from equipoise.platform.stats.uncertainty import Bools, samples
 VERDICTS: tuple[ClaimVerdict, ...] = (SUPPORTED, REFUTED, UNCLEAR, UNTESTABLE)
 DEAD = "dead_loss"
 BELOW = "baseline_below_untrained"
-MOST_DOUBTS = 3
 MEANINGS = {
     BELOW: "the trained baseline is not above the untrained encoder there, so that no gain shows learning",
     UNTRAINED: "the row scored an encoder that was never trained",
@@ -65,6 +71,11 @@ class Evidence:
     flags: Mapping[str, frozenset[str]] = field(default_factory=dict)
     mixes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     width: int | None = None
+
+    def flags_in(self, regime: str) -> dict[str, frozenset[str]]:
+        """Flags of every variant of a regime, the table's and those beyond."""
+        table = self.tables[regime]
+        return {v: table.flags(v) | self.flags.get(v, frozenset()) for v in table.variants}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +168,7 @@ def judge_claims(claims: ClaimFile, evidence: Evidence, *, level: float = 0.05) 
     """
     findings = tuple(_finding(claim, claims, evidence, level) for claim in claims.claims)
     judged = sorted({f.regime for f in findings if f.regime is not None})
-    notes = [note for regime in judged for note in _general_notes(regime, claims, evidence.tables[regime])]
+    notes = [note for regime in judged for note in _general_notes(regime, claims, evidence)]
     swaps = {f"{new} for {old}": None for f in findings for old, new in f.stand_ins.items()}
     if swaps:
         notes.append(f"Stand-ins: {', '.join(swaps)}. Directions are judged; published points are not compared.")
@@ -178,15 +189,17 @@ def _finding(claim: Claim, claims: ClaimFile, evidence: Evidence, level: float) 
         lacking = f"rows of the regime {' or '.join(candidates)} (there: {there})"
         return Finding(claim=claim, verdict=UNTESTABLE, regime=None, missing=(lacking,))
     table = evidence.tables[regime]
+    flags = evidence.flags_in(regime)
     basis = ComparisonSet(
         table=table,
         samples=samples(table, evidence.correctness.get(regime)),
-        flags={v: table.flags(v) | evidence.flags.get(v, frozenset()) for v in table.variants},
+        flags=flags,
         mixes=evidence.mixes,
         width=evidence.width,
         counterparts=claims.counterparts.benchmarks,
         same_regime=regime == claim.regime,
         quoted=claims.quoted_baseline.get(claim.regime),
+        noise=noise_of(table, flags),
         level=level,
     )
     arms = {arm: adjust([prepare(check, basis, arm) for check in claim.checks]) for arm in basis.arms}
@@ -197,7 +210,7 @@ def _finding(claim: Claim, claims: ClaimFile, evidence: Evidence, level: float) 
     )
     missing = _missing(first)
     verdict = worst(record["verdict"] for record in records)
-    notes = _seed_doubts(records, basis) if verdict in (SUPPORTED, REFUTED) else []
+    notes: list[str] = []
     if any(record["depends_on_baseline_seed"] for record in records):
         notes.append("The verdict depends on the seed of the baseline.")
     unasked = [phrase for checks in second for phrase in _missing(checks) if phrase not in missing]
@@ -222,7 +235,7 @@ def _missing(prepared: Sequence[Prepared]) -> tuple[str, ...]:
     parts = [phrase.rpartition(" on ") for phrase in phrases]
     found: dict[str, list[str]] = {}
     for (subject, _, benchmark), phrase in zip(parts, phrases, strict=True):
-        scored = phrase.startswith("a score of ")
+        scored = phrase.startswith(("a score of ", SEEDS))
         found.setdefault(subject if scored else phrase, []).extend([benchmark] if scored else [])
     return tuple(f"{text} on {', '.join(names)}" if names else text for text, names in found.items())
 
@@ -292,29 +305,10 @@ def _stand_ins(claim: Claim, regime: str, basis: ComparisonSet) -> dict[str, str
     return {old: new for old, new in found.items() if new != old}
 
 
-def _seed_doubts(records: Sequence[Mapping[str, Any]], basis: ComparisonSet) -> list[str]:
-    """Distinguishable differences of one seed that are no larger than seeds may make.
-
-    Two runs that differ in their seed alone differ by less than twice the typical difference between two such runs in
-    about 95 %; the baseline's own two seeds are one such difference.
-    """
-    found: dict[str, str] = {}
-    for c in _comparisons(records):
-        values = list(basis.table.values(BASELINE, c["benchmark"]).values())
-        if c["interval_over"] != "items" or c["verdict"] not in (SUPPORTED, REFUTED) or len(values) < 2:
-            continue
-        move = max(values) - min(values)
-        if abs(c["difference"] - c["bound"]) < 2 * move:
-            near = f"{c['variant']} {c['difference']:+.2f} from {c['against']} on {c['benchmark']}"
-            found.setdefault(near, f"{near} (the baseline's own seeds are {move:.2f} apart)")
-    most = list(found.values())[:MOST_DOUBTS]
-    more = f"; and {len(found) - len(most)} more" if len(found) > len(most) else ""
-    return [f"Seeds alone may differ as much: {'; '.join(most)}{more}."] if most else []
-
-
-def _general_notes(regime: str, claims: ClaimFile, table: ResultTable) -> list[str]:
-    """Which baselines there are, and what one seed leaves unknown."""
+def _general_notes(regime: str, claims: ClaimFile, evidence: Evidence) -> list[str]:
+    """Which baselines there are, and what is known of seeds."""
     notes: list[str] = []
+    table = evidence.tables[regime]
     quoted = claims.quoted_baseline.get(regime)
     variants = [v for v in table.variants if v not in CONTROLS]
     own = sorted({seed for v in variants for seed in table.seeds(v)})
@@ -323,12 +317,28 @@ def _general_notes(regime: str, claims: ClaimFile, table: ResultTable) -> list[s
             f"{regime}: published gains are quoted against the baseline of seed {quoted}, the variants ran seed "
             f"{_listed(own)}. Both baselines are asked; a claim is supported or refuted only where they agree."
         )
-    if all(len(table.values(v, b)) <= 1 for v in variants for b in table.benchmarks):
-        spread = {b: list(table.values(BASELINE, b).values()) for b in table.benchmarks}
-        moves = [f"{max(v) - min(v):.2f} on {b}" for b, v in spread.items() if len(v) > 1]
-        apart = f"; the baseline's own seeds are {', '.join(moves)} apart" if moves else ""
-        notes.append(f"{regime}: one seed of each variant, so intervals cover test items only{apart}.")
+    if any(len(table.values(v, b)) == 1 for v in variants for b in table.benchmarks):
+        notes.append(f"{regime}: {_seeds_known(table, evidence.flags_in(regime))}")
     return notes
+
+
+def _seeds_known(table: ResultTable, flags: Mapping[str, frozenset[str]]) -> str:
+    """Where the variance over seeds of single runs comes from, in a sentence."""
+    noise = noise_of(table, flags)
+    if not noise:
+        return (
+            "single seeds, and nothing that was trained ran with two: the intervals shown cover test items only, and "
+            "decide nothing."
+        )
+    who = {v: None for b in noise for v in repeated(table, flags, b)}
+    said = ", ".join(
+        f"{math.sqrt(n.variance):.2f} points on {b} ({n.freedom:g} degree{'s' * (n.freedom != 1)} of freedom)"
+        for b, n in noise.items()
+    )
+    return (
+        f"differences of single seeds hold the standard deviation over seeds of {', '.join(who)}: {said}; where there "
+        "is none, intervals cover test items only and decide nothing."
+    )
 
 
 def _comparisons(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from scipy.optimize import brentq
-
 from equipoise.platform.analysis.claims.vocabulary import Names
 from equipoise.platform.settings.variant import BASELINE, CONTROLS
+from equipoise.platform.stats.resampling import Residual, seed_noise
 from equipoise.platform.stats.table import UNTRAINED, ResultTable, mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, compare, interval
 
@@ -22,7 +21,7 @@ UNCLEAR: ClaimVerdict = "not distinguishable"
 UNTESTABLE: ClaimVerdict = "not testable here"
 RANDOM = CONTROLS[1]
 TRAINED = f"rows of trained encoders: those flagged {UNTRAINED} scored the random initialisation"
-SMALLEST_P = 1e-12
+SEEDS = "seeds: "  # how a phrase begins on what is missing because too few runs were repeated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class Comparison:
     @property
     def verdict(self) -> ClaimVerdict:
         """What this difference alone says."""
-        if not self.judged:
+        if not self.judged or self.tested.untestable is not None:
             return UNTESTABLE
         if not self.tested.distinguishable:
             return UNCLEAR
@@ -100,6 +99,8 @@ class ComparisonSet:
         counterparts: benchmarks that may stand in for others.
         same_regime: the table is of the regime the claim speaks of.
         quoted: seed of the baseline that published gains are quoted against.
+        noise: benchmark to the variance of one accuracy over seeds, pooled over every trained variant that was
+            repeated; benchmarks without one are left out.
         level: of every interval and test.
     """
 
@@ -111,6 +112,7 @@ class ComparisonSet:
     counterparts: Mapping[str, Names] = field(default_factory=dict)
     same_regime: bool
     quoted: int | None
+    noise: Mapping[str, Residual] = field(default_factory=dict)
     level: float
 
     @property
@@ -161,10 +163,12 @@ class ComparisonSet:
         self, sample: Sample, against: Sample, *, up: bool, bound: float = 0.0, judged: bool = True
     ) -> tuple[Comparison, list[str]]:
         """A comparison, and what is missing for it to decide anything."""
-        difference = compare(sample, against, level=self.level)
+        difference = compare(sample, against, noise=self.noise.get(sample.benchmark), level=self.level)
         missing = [TRAINED] if self.untrained(sample.variant) or self.untrained(against.variant) else []
         if math.isnan(difference.low) or math.isnan(difference.high):
             missing.append(f"the number of test items of {difference.benchmark}, or more seeds of {sample.variant}")
+        elif difference.source == "items":
+            missing.append(no_repeats(difference.benchmark))
         return Comparison(
             difference=difference,
             up=up,
@@ -173,44 +177,52 @@ class ComparisonSet:
             accuracies=(self._accuracy(sample), self._accuracy(against)),
             over=difference.source,
             judged=judged and not missing,
-            tested=_from_bound(difference, bound, lambda level: compare(sample, against, level=level)),
+            tested=_from_bound(difference, bound),
         ), missing
 
     def _accuracy(self, sample: Sample) -> tuple[float, float, float]:
         return (mean(sample.accuracy.values()), *interval(sample, level=self.level))
 
 
-def _from_bound(difference: Difference, bound: float, at: Callable[[float], Difference]) -> Difference:
-    """The difference moved so that the bound lies at 0, with the p-value that goes with it.
+def repeated(table: ResultTable, flags: Mapping[str, frozenset[str]], benchmark: str) -> dict[str, dict[int, float]]:
+    """Trained variants with several seeds on a benchmark, to accuracy by seed."""
+    found = {v: table.values(v, benchmark) for v in table.variants if v != RANDOM and UNTRAINED not in flags.get(v, ())}
+    return {variant: values for variant, values in found.items() if len(values) > 1}
 
-    That is the level at which an end of the interval meets the bound.
 
-    Args:
-        difference: at its own level.
-        bound: points.
-        at: the same difference at another level.
-    """
+def noise_of(table: ResultTable, flags: Mapping[str, frozenset[str]]) -> dict[str, Residual]:
+    """Benchmark to the variance over seeds, pooled over the trained variants that were repeated there."""
+    pooled = {
+        b: seed_noise([list(values.values()) for values in repeated(table, flags, b).values()])
+        for b in table.benchmarks
+    }
+    return {benchmark: noise for benchmark, noise in pooled.items() if noise is not None}
+
+
+def no_repeats(benchmark: str) -> str:
+    """What is missing where seeds are unknown."""
+    return f"{SEEDS}a trained variant that ran with two of them on {benchmark}"
+
+
+def few_repeats(difference: Difference) -> str:
+    """What is missing where a variance over seeds is known too badly for several differences at once."""
+    return (
+        f"{SEEDS}more than the {difference.spread.fewest:g} degree of freedom of their variance, too little for "
+        f"{difference.family} differences at once, on {difference.benchmark}"
+    )
+
+
+def _from_bound(difference: Difference, bound: float) -> Difference:
+    """The difference moved so that the bound, in points, lies at 0, with the p-value that goes with it."""
     if bound == 0 or math.isnan(difference.low):
         return difference
-    above = difference.estimate > bound
-
-    def distance(log_level: float) -> float:
-        found = at(math.exp(log_level))
-        return (found.low - bound) if above else (bound - found.high)
-
-    least, most = math.log(SMALLEST_P), math.log1p(-1e-9)
-    if distance(least) >= 0:
-        p_value = SMALLEST_P
-    elif distance(most) <= 0:
-        p_value = 1.0
-    else:
-        p_value = math.exp(brentq(distance, least, most, xtol=1e-4))
+    estimate = difference.estimate - bound
     return replace(
         difference,
-        estimate=difference.estimate - bound,
+        estimate=estimate,
         low=difference.low - bound,
         high=difference.high - bound,
-        p_value=p_value,
+        p_value=difference.spread.p_value(estimate),
     )
 
 

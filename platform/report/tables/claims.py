@@ -20,8 +20,28 @@ FEW = 2  # variants of one check that are shown one by one
 Record = Mapping[str, Any]
 
 
-def show(judgement: Judgement, console: Console) -> None:
-    """Print a table of verdicts with their numbers, the flags' meanings, and a sentence that counts them."""
+def show(judgement: Judgement, console: Console, *, details: bool = False) -> None:
+    """Print the verdicts, one line a claim, and a sentence that counts them; before that, all numbers on request."""
+    console.print(f"Claims of {judgement.source}, judged on {judgement.evidence}", style="bold", highlight=False)
+    if details:
+        _details(judgement, console)
+    for finding in judgement.findings:
+        line = Text(f"{finding.claim.id:>3}  ")
+        line.append(f"{MARKS[finding.verdict]} {finding.verdict:<20} ", style=STYLES[finding.verdict])
+        line.append(f"{finding.claim.title} ({finding.claim.regime})")
+        if finding.verdict == UNTESTABLE and finding.missing:
+            lacking = dict.fromkeys(phrase.partition(":")[0] for phrase in finding.missing)
+            line.append(f"; missing: {', '.join(lacking)}", style="dim")
+        console.print(line, no_wrap=True, overflow="ellipsis")
+    if not details:
+        for note in judgement.notes:
+            console.print(f"- {note}", highlight=False)
+        console.print("The differences, and what is missing for a verdict: --details", style="dim", highlight=False)
+    console.print(judgement.sentence, style="bold", highlight=False)
+
+
+def _details(judgement: Judgement, console: Console) -> None:
+    """Print every verdict with its numbers, and the flags' meanings."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold", show_lines=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -29,7 +49,6 @@ def show(judgement: Judgement, console: Console) -> None:
     for finding in judgement.findings:
         verdict = Text(f"{MARKS[finding.verdict]} {finding.verdict}", style=STYLES[finding.verdict])
         table.add_row(str(finding.claim.id), verdict, _cell(finding))
-    console.print(f"Claims of {judgement.source}, judged on {judgement.evidence}", style="bold", highlight=False)
     console.print(table)
     meanings = {f["flag"]: f["meaning"] for finding in judgement.findings for f in finding.flags}
     for flag, meaning in meanings.items():
@@ -42,7 +61,6 @@ def show(judgement: Judgement, console: Console) -> None:
         highlight=False,
         markup=False,
     )
-    console.print(judgement.sentence, style="bold", highlight=False)
 
 
 def _cell(finding: Finding) -> Text:
