@@ -9,7 +9,8 @@ from typing import Any
 
 from equipoise.platform.record.ledger import ENDED, SEARCHED, TrialRow, means
 from equipoise.platform.settings.search import SeedFidelity
-from equipoise.platform.settings.variant import Variant
+from equipoise.platform.settings.variant import BASELINE, Variant
+from equipoise.platform.stats.collapse import collapsed
 from equipoise.platform.stats.pareto import front
 
 
@@ -18,9 +19,10 @@ def next_repeat(
 ) -> tuple[TrialRow, int] | None:
     """The trial to repeat next, and the seed; None where no variant has earned one.
 
-    Controls are on or off the front like everything else, but have the seeds they were given. A variant whose newest
-    seed is still being trained waits for it: its mean may leave the front. The answer depends on the book alone, so a
-    resumed study repeats what it would have repeated.
+    Controls are on or off the front like everything else, but have the seeds they were given. A variant with a seed
+    that collapsed earns none: it is never a candidate. A variant whose newest seed is still being trained waits for it:
+    its mean may leave the front. The answer depends on the book alone, so a resumed study repeats what it would have
+    repeated.
 
     Args:
         rows: the book.
@@ -31,7 +33,7 @@ def next_repeat(
     repeats = sum(r.role == "repeat" for r in searched)
     if repeats + 1 > setting.share * (len(searched) + 1):
         return None
-    promising = set(front(means(rows, benchmarks))) - {r.name for r in rows if r.role == "control"}
+    promising = set(front(means(rows, benchmarks))) - {r.name for r in rows if r.role == "control"} - _collapsed(rows)
     by_name: dict[str, list[TrialRow]] = {}
     for row in searched:
         if row.name in promising:
@@ -45,6 +47,13 @@ def next_repeat(
         return None
     members = min(waiting, key=lambda found: (len(found), found[0].number))
     return members[0], 1 + max(json.loads(m.settings or "{}")["seed"] for m in members)
+
+
+def _collapsed(rows: Sequence[TrialRow]) -> set[str]:
+    """Variants of finished trials that ended collapsed."""
+    ends = {r.number: (r.name, r.health[max(r.health)]) for r in rows if r.status == "finished" and r.health}
+    baselines = [end for name, end in ends.values() if name == BASELINE]
+    return {ends[number][0] for number in collapsed({n: end for n, (_, end) in ends.items()}, baselines)}
 
 
 def unused_seed(rows: Sequence[TrialRow], variant: Variant, seed: int) -> int:

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import TrialRow
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.search.collapse import IN_A_ROW, WATCHED_FROM, collapse_under_way
+from equipoise.platform.search.repeats import next_repeat
+from equipoise.platform.settings.search import SeedFidelity
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.stats.collapse import COLLAPSED_BELOW, Health, collapsed, describe, mean_health, share_of
 from equipoise.platform.stats.selection import select
@@ -58,7 +61,8 @@ def test_none_of_a_hundred_healthy_runs_is_stopped_or_flagged(recorded: list[dic
 
 
 def test_collapses_are_stopped_and_flagged(recorded: list[dict[str, Any]]) -> None:
-    baselines = group(recorded, "harsh baseline")
+    """Case 18 of the field, ``teacher: self`` or ``momentum: 0`` at a high rate, against the preset's baseline."""
+    baselines = group(recorded, "baseline")
     steps = max(baselines[0])
     fallen = [curve_of(r) for r in recorded if r["group"] == "collapse" and HARSH in r["name"]]
     assert len(fallen) >= 6
@@ -123,6 +127,22 @@ def test_several_are_named_in_one_sentence() -> None:
 
 
 BENCHMARKS = ("one", "two")
+
+
+def test_a_variant_that_collapsed_earns_no_further_seed() -> None:
+    def row(number: int, name: str, role: str, value: float, rank: float) -> TrialRow:
+        result = {"accuracies": dict.fromkeys(BENCHMARKS, value)}
+        settings = json.dumps({"seed": 0})
+        health = {10: Health(30.0, 0.8), 20: Health(rank, 0.8)}
+        return TrialRow(number, name, role, "finished", settings, None, None, None, 1, result, {}, None, None, health)
+
+    def earned(rank: float) -> str | None:
+        rows = [row(1, "baseline", "control", 10, 30.0), row(2, "mix", "search", 30, rank)]
+        rows += [row(n, f"mix-{n}", "search", 5, 30.0) for n in range(3, 6)]
+        found = next_repeat(rows, BENCHMARKS, SeedFidelity(most=2, share=0.5))
+        return None if found is None else found[0].name
+
+    assert (earned(29.0), earned(3.0)) == ("mix", None)
 
 
 def record(home: Home, make: Any, ends: dict[tuple[str, int], float | None], flags: dict[str, str]) -> StudyRecord:

@@ -15,8 +15,8 @@ import pytest
 
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord, trial_runs
+from equipoise.platform.search import collapse
 from equipoise.platform.settings.study import SweepDefinition
-from equipoise.platform.stats import collapse
 from equipoise.platform.study import run as study
 from equipoise.platform.study.run import Outcome, RunOptions
 from equipoise.platform.trial.messages import was_called_off
@@ -39,7 +39,7 @@ def sweep(home: Home, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, **change
         "objectives": {"hard_region": {"low": 0.1, "high": 1.0}},
     }
     with monkeypatch.context() as moved:
-        moved.setattr(collapse, "COLLAPSED_BELOW", 100.0)
+        moved.setattr(collapse, "STOPPED_BELOW", 100.0)
         return study.sweep(SweepDefinition.model_validate({**content, **change}), home, RunOptions(quiet=True))
 
 
