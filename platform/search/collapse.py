@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from equipoise.platform.stats.collapse import Health, describe, has_collapsed, mean_health
+from equipoise.platform.stats.collapse import Health, describe, mean_health, share_of
 
+STOPPED_BELOW = 0.25
+"""Share of the baseline's directions in use below which a trial is stopped.
+
+Lower than what flags it at its end, because a trial that is stopped cannot recover.
+"""
 WATCHED_FROM = 0.25
 """Share of the training before which nothing is stopped: features may narrow at first and open again."""
 IN_A_ROW = 3
@@ -21,9 +26,10 @@ def collapse_under_way(
 ) -> str | None:
     """Why a trial is to be stopped at its newest report, in a clause; None: it goes on.
 
-    It is stopped if its newest ``IN_A_ROW`` reports, all from ``WATCHED_FROM`` of the training on, show a collapse
-    against the mean of the baseline at the same steps. Nothing is stopped where no trial of the baseline has finished,
-    at a step that none of them reported, or at the last step, where the result tells all.
+    It is stopped if its newest ``IN_A_ROW`` reports, all from ``WATCHED_FROM`` of the training on, have less than
+    ``STOPPED_BELOW`` of the directions in use that the baseline has in the mean at the same steps.
+    Nothing is stopped where no trial of the baseline has finished, at a step that none of them reported, or at the last
+    step, where the result tells all.
 
     Args:
         reports: of the trial, by step.
@@ -35,6 +41,6 @@ def collapse_under_way(
         return None
     for step in newest:
         there = [curve[step] for curve in baselines if step in curve]
-        if not there or not has_collapsed(reports[step], mean_health(there)):
+        if not there or share_of(reports[step], mean_health(there)) >= STOPPED_BELOW:
             return None
     return describe({"": reports[step]}, mean_health(there), f"at step {step}", " there")

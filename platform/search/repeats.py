@@ -9,7 +9,8 @@ from typing import Any
 
 from equipoise.platform.record.ledger import ENDED, SEARCHED, TrialRow, means
 from equipoise.platform.settings.search import SeedFidelity
-from equipoise.platform.settings.variant import Variant
+from equipoise.platform.settings.variant import BASELINE, Variant
+from equipoise.platform.stats.collapse import collapsed
 from equipoise.platform.stats.pareto import front
 
 
@@ -19,9 +20,9 @@ def next_repeat(
     """The trial to repeat next, and the seed; None where no variant has earned one.
 
     A mix earns its seeds by the first one alone, which is then left out of what is said of it: were a further seed
-    asked for because the last one was good, the mean of all would be too good. Controls are on or off the front by
-    their means, and have the seeds they were given. The answer depends on the book alone, so a resumed study repeats
-    what it would have repeated.
+    asked for because the last one was good, the mean of all would be too good. A mix with a seed that collapsed earns
+    none: it is never a candidate. Controls are on or off the front by their means, and have the seeds they were given.
+    The answer depends on the book alone, so a resumed study repeats what it would have repeated.
 
     Args:
         rows: the book.
@@ -33,7 +34,8 @@ def next_repeat(
     if repeats + 1 > setting.share * (len(searched) + 1):
         return None
     first = [r for r in rows if r.role != "repeat"]
-    promising = set(front(means(first, benchmarks))) - {r.name for r in rows if r.role == "control"}
+    controls = {r.name for r in rows if r.role == "control"}
+    promising = set(front(means(first, benchmarks))) - controls - _collapsed(rows)
     by_name: dict[str, list[TrialRow]] = {}
     for row in searched:
         if row.name in promising:
@@ -47,6 +49,13 @@ def next_repeat(
         return None
     members = min(waiting, key=lambda found: (len(found), found[0].number))
     return members[0], 1 + max(json.loads(m.settings or "{}")["seed"] for m in members)
+
+
+def _collapsed(rows: Sequence[TrialRow]) -> set[str]:
+    """Variants of finished trials that ended collapsed."""
+    ends = {r.number: (r.name, r.health[max(r.health)]) for r in rows if r.status == "finished" and r.health}
+    baselines = [end for name, end in ends.values() if name == BASELINE]
+    return {ends[number][0] for number in collapsed({n: end for n, (_, end) in ends.items()}, baselines)}
 
 
 def unused_seed(rows: Sequence[TrialRow], variant: Variant, seed: int) -> int:

@@ -13,7 +13,10 @@ from typing import NamedTuple, TypeVar
 from equipoise.platform.stats.table import mean
 
 COLLAPSED_BELOW = 1 / 3
-"""Share of the baseline's directions in use below which an encoder has collapsed."""
+"""Share of the baseline's directions in use below which an encoder has collapsed at the end of its training.
+
+Between the lowest of healthy runs (0.50) and what collapses come to (0.1 to 0.3): ``bench/collapse.md``.
+"""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -56,11 +59,6 @@ def share_of(encoder: Health, baseline: Health) -> float:
     return encoder.rank / baseline.rank * narrower
 
 
-def has_collapsed(encoder: Health, baseline: Health) -> bool:
-    """Whether an encoder has collapsed, against the mean over the baseline's seeds at the same step."""
-    return share_of(encoder, baseline) < COLLAPSED_BELOW
-
-
 def collapsed(ends: Mapping[Key, Health], baselines: Iterable[Health]) -> set[Key]:
     """Which encoders have collapsed at the end of their training; none where the baseline is not known.
 
@@ -70,7 +68,9 @@ def collapsed(ends: Mapping[Key, Health], baselines: Iterable[Health]) -> set[Ke
     """
     listed = list(baselines)
     reference = mean_health(listed) if listed else None
-    return set() if reference is None else {key for key, end in ends.items() if has_collapsed(end, reference)}
+    if reference is None:
+        return set()
+    return {key for key, end in ends.items() if share_of(end, reference) < COLLAPSED_BELOW}
 
 
 def describe(names: Mapping[str, Health], baseline: Health, when: str = "at the end", there: str = "") -> str:
