@@ -14,13 +14,15 @@ from equipoise.platform.analysis.explanation import Explanation, explain
 from equipoise.platform.errors import CheckpointError, StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import StudyRecord
+from equipoise.platform.record.openings import Opening, openings_of
+from equipoise.platform.record.reading import StudyRecord, accuracies_of
 from equipoise.platform.record.registry import CANDIDATE, NAME
 from equipoise.platform.report.confirmation import conclude_confirmation
 from equipoise.platform.report.front import Conclusion, conclude_study
 from equipoise.platform.report.html.page import write_report
 from equipoise.platform.settings import study as definitions
 from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.study import AblationDefinition, ConfirmationDefinition, StudyBase, SweepDefinition
 from equipoise.platform.stats.published import published_path, read_csv
 from equipoise.platform.stats.selection import Selection
@@ -45,7 +47,7 @@ class StudyTrial:
         seed: seed it was trained with.
         role: ``control``, ``search``, ``repeat``, ``ablation``, ``confirmation`` or ``single``.
         status: ``finished``, ``stopped`` early, ``failed``, ``interrupted`` or still under way.
-        accuracies: top-1 accuracy in percent by benchmark; empty for one that is not finished.
+        accuracies: top-1 accuracy in percent by benchmark, on the study's part; empty for one that is not finished.
         checkpoint: where its last checkpoint was written; None for an untrained one.
         error: one sentence where it failed, or was stopped because its features collapsed.
         run_id: its MLflow run.
@@ -98,6 +100,16 @@ class Study:
         return parse(kind, content, f"the definition of study {self.name}")
 
     @property
+    def part(self) -> Part:
+        """Which part of its benchmarks it is scored on: a search on ``select``, anything else on ``test``."""
+        return self._record.part
+
+    @property
+    def openings(self) -> tuple[Opening, ...]:
+        """When the test part of its benchmarks was opened, by what and for which variants; oldest first."""
+        return openings_of(self._record.tracker, self._record.run_id)
+
+    @property
     def table(self) -> ResultTable:
         """Accuracies in percent of every finished trial; ``table.to_pandas()`` has one row for each.
 
@@ -109,7 +121,7 @@ class Study:
     @property
     def trials(self) -> tuple[StudyTrial, ...]:
         """Every trial, oldest first."""
-        benchmarks = self._record.benchmarks
+        benchmarks, part = self._record.benchmarks, self._record.part
         return tuple(
             StudyTrial(
                 key=tags["trial"],
@@ -117,7 +129,7 @@ class Study:
                 seed=int(tags["seed"]),
                 role=tags.get("role", ""),
                 status=tags.get("status", ""),
-                accuracies={b: run.data.metrics[b] for b in benchmarks if b in run.data.metrics},
+                accuracies=accuracies_of(run, benchmarks, part),
                 checkpoint=tags.get("checkpoint"),
                 error=tags.get("error") or tags.get("stopped_because"),
                 run_id=run.info.run_id,

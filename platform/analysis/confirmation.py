@@ -24,7 +24,7 @@ from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.variant import BASELINE
 from equipoise.platform.stats.contrasts import block_residual, contrast
 from equipoise.platform.stats.gains import gain
-from equipoise.platform.stats.table import ResultTable, mean
+from equipoise.platform.stats.table import Part, ResultTable, mean
 from equipoise.platform.stats.uncertainty import Difference, Sample, holm
 
 
@@ -111,6 +111,7 @@ class Confirmation:
         better: whether the candidate's intervals lie above 0 on every benchmark.
         sentences: the result in plain words.
         notes: what a reader must know, one sentence each.
+        parts: of the benchmarks, what the study was scored on and what the confirmation was.
     """
 
     study: str
@@ -131,6 +132,7 @@ class Confirmation:
     better: bool
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
+    parts: tuple[Part, Part]
 
     def of(self, variant: str) -> dict[str, ConfirmedGain]:
         """Gains of one variant by benchmark."""
@@ -159,6 +161,7 @@ class Confirmation:
             "better_on_every_benchmark": self.better,
             "sentences": list(self.sentences),
             "notes": list(self.notes),
+            "parts": {"search": self.parts[0], "fresh": self.parts[1]},
         }
 
 
@@ -252,7 +255,8 @@ def compare_gains(
             *(_survival(found) for found in together.values()),
             _regression(there[0], smallest),
         ),
-        notes=_notes(gains, tuple(v for v in variants if v not in there), before, there),
+        notes=_notes(gains, tuple(v for v in variants if v not in there), before, after, there),
+        parts=(before.part, after.part),
     )
 
 
@@ -384,7 +388,11 @@ def _regression(winner: str, smallest: Mapping[str, tuple[float, float]]) -> str
 
 
 def _notes(
-    gains: Sequence[ConfirmedGain], missing: Sequence[str], before: ResultTable, variants: Sequence[str]
+    gains: Sequence[ConfirmedGain],
+    missing: Sequence[str],
+    before: ResultTable,
+    after: ResultTable,
+    variants: Sequence[str],
 ) -> tuple[str, ...]:
     """What a reader must know."""
     notes = []
@@ -402,7 +410,7 @@ def _notes(
         notes.append("Nothing is known of the error of some gains: their scores show no spread over seeds and items.")
     notes.append("What seeds do is pooled over the confirmed variants and the baseline.")
     notes.append(
-        "A share is that of the gain as the search reported it, on select items; its interval is that of the gain on "
-        "fresh seeds and test items."
+        f"A share is that of the gain as the search reported it, on {before.part} items; its interval is that of the "
+        f"gain on fresh seeds and {after.part} items."
     )
     return tuple(notes)

@@ -10,6 +10,7 @@ from typing import Any
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.design import ContrastKind
+from equipoise.platform.settings.parts import TEST, Part
 from equipoise.platform.settings.plan import Plan
 from equipoise.platform.settings.study import AblationDefinition
 from equipoise.platform.stats.contrasts import block_residual, contrast, shared_seeds
@@ -87,6 +88,7 @@ class Effects:
         level: error level.
         pooled: whether all effects of a benchmark share one estimate of the spread over seeds.
         notes: what a reader must know, one sentence each.
+        part: of the benchmarks, what was scored.
     """
 
     study: str
@@ -98,6 +100,7 @@ class Effects:
     level: float
     pooled: bool
     notes: tuple[str, ...]
+    part: Part
 
     def on(self, benchmark: str) -> tuple[Effect, ...]:
         """Effects on one benchmark."""
@@ -124,6 +127,7 @@ class Effects:
         ]
         return {
             "study": self.study,
+            "part": self.part,
             "design": self.plan.design.model_dump(mode="json"),
             "resolution": self.plan.resolution,
             "defining_words": list(self.plan.words),
@@ -152,7 +156,9 @@ def effects_of(record: StudyRecord, *, level: float = 0.05, pooled: bool = True)
         return None
     plan = parse(AblationDefinition, record.definition, f"definition of study {record.name}").plan()
     assert plan is not None
-    return estimate(record.name, plan, record.table.benchmarks, record.samples, level=level, pooled=pooled)
+    return estimate(
+        record.name, plan, record.table.benchmarks, record.samples, level=level, pooled=pooled, part=record.part
+    )
 
 
 def estimate(
@@ -164,6 +170,7 @@ def estimate(
     level: float = 0.05,
     draws: int = 4000,
     pooled: bool = True,
+    part: Part = TEST,
 ) -> Effects:
     """Estimate every contrast of a design on every benchmark.
 
@@ -177,6 +184,7 @@ def estimate(
         pooled: all effects of a factorial share one estimate of the spread over seeds, from all its cells. With a few
             seeds the intervals are then half as wide or less; they are too narrow for a factor that some seeds favour.
             False: every effect has its own, as those of the other designs do.
+        part: of the benchmarks, what was scored.
     """
     found: list[Effect] = []
     for benchmark in benchmarks:
@@ -200,6 +208,7 @@ def estimate(
         level=level,
         pooled=_pools(plan, pooled),
         notes=_notes(plan, benchmarks, found, means, seeds, pooled),
+        part=part,
     )
 
 

@@ -26,6 +26,7 @@ from equipoise.platform.search.repeats import next_repeat
 from equipoise.platform.search.store import SearchStore, Snapshot
 from equipoise.platform.settings.axes import Range
 from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.settings.variant import BASELINE
 
@@ -36,6 +37,7 @@ class Explanation:
 
     Attributes:
         study: its name.
+        part: of the benchmarks, what it was scored on.
         space: range of every objective.
         baseline: its mean accuracies; None where it has none.
         finished: its finished trials.
@@ -47,6 +49,7 @@ class Explanation:
     """
 
     study: str
+    part: Part
     space: Mapping[str, Range]
     baseline: Mapping[str, float] | None
     finished: Finished
@@ -69,6 +72,7 @@ class Explanation:
         """JSON-able record."""
         return {
             "study": self.study,
+            "part": self.part,
             "finished": {"own": int(self.finished.own.sum()), "earlier": int((~self.finished.own).sum())},
             "importance": [{**asdict(one), "clear": list(one.clear)} for one in self.importance],
             "interactions": [{**asdict(one), "clear": one.clear} for one in self.interactions],
@@ -123,6 +127,7 @@ def explain(record: StudyRecord) -> Explanation:
     coming = next_trial(definition, benchmarks, store, record.run_id, baseline)
     return Explanation(
         study=name,
+        part=record.part,
         space=definition.objectives,
         baseline=baseline,
         finished=found,

@@ -15,6 +15,7 @@ import numpy as np
 
 from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.ledger import ENDED
+from equipoise.platform.record.reading import accuracies_of
 from equipoise.platform.settings.search import Prices
 from equipoise.platform.settings.trial import Resources
 from equipoise.platform.stats.pareto import hypervolume
@@ -140,8 +141,8 @@ def spending(runs: Sequence[Any], definition: Mapping[str, Any], selection: Sele
     where: dict[str, float] = {}
     spent = volume = 0.0
     for run in ended:
-        tags, metrics = run.data.tags, run.data.metrics
-        cost = Cost.recorded(metrics)
+        tags = run.data.tags
+        cost = Cost.recorded(run.data.metrics)
         if cost is None:
             if tags["status"] == "finished":
                 return None
@@ -150,8 +151,9 @@ def spending(runs: Sequence[Any], definition: Mapping[str, Any], selection: Sele
         variant = tags["variant"]
         if variant in rows and tags["status"] == "finished":
             where[variant] = spent
-            if rows[variant].eligible and all(b in metrics for b in selection.benchmarks):
-                seen.setdefault(variant, []).append([metrics[b] for b in selection.benchmarks])
+            found = accuracies_of(run, selection.benchmarks, selection.part)
+            if rows[variant].eligible and len(found) == len(selection.benchmarks):
+                seen.setdefault(variant, []).append(list(found.values()))
                 volume = hypervolume([np.mean(scores, axis=0) for scores in seen.values()], reference)
         lost = measure(Cost().plus(cost.lost, resources))
         trials.append(Ended(tags["trial"], variant, tags["status"], measure(cost), lost, spent, volume))

@@ -18,7 +18,7 @@ MOST_COMPARED = 20  # runs in one comparison: as many as its pictures can tell a
 SECTION = "equipoise-accuracies"
 
 
-def keep_view(tracker: Tracker, study: str, parent: str, benchmarks: Sequence[str]) -> None:
+def keep_view(tracker: Tracker, study: str, parent: str, accuracies: Sequence[str]) -> None:
     """Keep a study's view of the runs table in MLflow: accuracies as columns, one scatter plot for each pair.
 
     Without it MLflow's table shows no metric until a person has picked columns.
@@ -27,31 +27,29 @@ def keep_view(tracker: Tracker, study: str, parent: str, benchmarks: Sequence[st
         tracker: of the study.
         study: its name.
         parent: its run, below which the trials' are shown.
-        benchmarks: metrics that hold the accuracies.
+        accuracies: metrics that hold them.
     """
     client, experiment = tracker.client, tracker.experiment_id
     client.set_experiment_tag(experiment, EXPERIMENT_KIND, "custom_model_development")
-    client.set_experiment_tag(experiment, SHARED_VIEW + study, json.dumps(_view(study, parent, benchmarks)))
+    client.set_experiment_tag(experiment, SHARED_VIEW + study, json.dumps(_view(study, parent, accuracies)))
 
 
-def _view(study: str, parent: str, benchmarks: Sequence[str]) -> dict[str, Any]:
+def _view(study: str, parent: str, accuracies: Sequence[str]) -> dict[str, Any]:
     def chart(uuid: str, kind: str, **more: Any) -> dict[str, Any]:
         placed = {"uuid": f"equipoise-{uuid}", "type": kind, "metricSectionId": SECTION}
         return {**placed, "deleted": False, "isGenerated": False, "runsCountToCompare": 100, **more}
 
-    def axis(benchmark: str) -> dict[str, str]:
-        return {"key": benchmark, "type": "METRIC"}
+    def axis(metric: str) -> dict[str, str]:
+        return {"key": metric, "type": "METRIC"}
 
     scatters = [
-        chart(f"{x}-{y}", "SCATTER", xaxis=axis(x), yaxis=axis(y)) for x, y in itertools.combinations(benchmarks, 2)
+        chart(f"{x}-{y}", "SCATTER", xaxis=axis(x), yaxis=axis(y)) for x, y in itertools.combinations(accuracies, 2)
     ]
-    lines = chart("parallel", "PARALLEL", selectedParams=[], selectedMetrics=list(benchmarks), showAllRuns=True)
-    bars = [chart(b, "BAR", metricKey=b) for b in benchmarks]
+    lines = chart("parallel", "PARALLEL", selectedParams=[], selectedMetrics=list(accuracies), showAllRuns=True)
+    bars = [chart(a, "BAR", metricKey=a) for a in accuracies]
     section = {"uuid": SECTION, "name": "Accuracies", "display": True, "isReordered": False, "deleted": False}
-    columns = [
-        *(f"metrics.`{b}`" for b in benchmarks),
-        *(f"tags.`{t}`" for t in ("seed", "part", "front", "candidate")),
-    ]
+    tags = ("seed", "part", "front", "candidate")
+    columns = [*(f"metrics.`{a}`" for a in accuracies), *(f"tags.`{t}`" for t in tags)]
     return {
         "searchFilter": f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND tags.role != 'study'",
         # One row for each variant, the mean over its seeds; a click unfolds them.

@@ -17,6 +17,7 @@ from equipoise.platform.record.correctness import read_correctness
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.parts import EARLIER, Part, metric_of
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import BASELINE, CONTROLS, RECORDS
 from equipoise.platform.stats.collapse import Health, collapsed, describe, mean_health
@@ -72,9 +73,9 @@ class StudyRecord:
         return tuple(json.loads(self.tags.get("benchmarks", "[]")))
 
     @property
-    def part(self) -> str:
+    def part(self) -> Part:
         """Part of the benchmarks that its trials are scored on; earlier versions scored everything on ``test``."""
-        return self.tags.get("part", "test")
+        return "select" if self.tags.get("part", EARLIER) == "select" else "test"
 
     @property
     def folder(self) -> Path:
@@ -129,14 +130,13 @@ class StudyRecord:
                 variant=run.data.tags["variant"],
                 seed=int(run.data.tags["seed"]),
                 benchmark=name,
-                accuracy_percent=run.data.metrics[name],
+                accuracy_percent=accuracy,
                 items=int(items) if (items := run.data.tags.get(f"items.{name}")) is not None else None,
                 flags=_flags(run) | ({COLLAPSED} if run.info.run_id in collapses else frozenset()),
             )
             for run in self.finished
             if picked.get(run.data.tags["variant"]) != int(run.data.tags["seed"])
-            for name in self.benchmarks
-            if name in run.data.metrics
+            for name, accuracy in accuracies_of(run, self.benchmarks, self.part).items()
         ]
         if not scores:
             raise TrackingError(f"study {self.name!r} has no finished trial yet")
@@ -315,6 +315,16 @@ def find_study(tracker: Tracker, study: str | None) -> Any:
 def trial_runs(tracker: Tracker, parent: str) -> list[Any]:
     """Child runs of a study's parent run, oldest first."""
     return tracker.search(f"tags.`mlflow.parentRunId` = '{parent}'")[::-1]
+
+
+def accuracies_of(run: Any, benchmarks: Sequence[str], part: Part) -> dict[str, float]:
+    """Accuracies in percent of a trial's run on one part, by benchmark; none of another part.
+
+    A run of an earlier version, which scored on the test part, has them under the benchmark's bare name.
+    """
+    metrics, earlier = run.data.metrics, part == EARLIER and "part" not in run.data.tags
+    names = {name: name if earlier else metric_of(name, part) for name in benchmarks}
+    return {name: metrics[metric] for name, metric in names.items() if metric in metrics}
 
 
 def has_artifact(tracker: Tracker, run_id: str, name: str) -> bool:

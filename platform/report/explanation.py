@@ -57,7 +57,8 @@ def explain_search(record: StudyRecord, out: Path | None = None, *, keep: bool =
             found.finished,
             found.space,
             record.picture(out, PICTURE),
-            f"Study {found.study}: weights against accuracies",
+            f"Study {found.study}: weights against {found.part} accuracies",
+            part=found.part,
             objectives=found.telling,
             baseline=found.baseline,
         )

@@ -15,6 +15,7 @@ import numpy as np
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord
+from equipoise.platform.settings.parts import SELECT
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import CONTROLS, Variant, variants
@@ -83,10 +84,15 @@ def earlier_mixes(
 
     Raises:
         TrackingError: no such study, or it has no finished trial.
-        StudyError: none of its mixes lies in the space of the search.
+        StudyError: it was scored on the test part, or none of its mixes lies in the space of the search.
     """
     assert definition.warm_start is not None
     record = StudyRecord.open(home, definition.warm_start)
+    if record.part != SELECT:
+        raise StudyError(
+            f"warm_start: study {record.name!r} was scored on the {record.part} part, which a search must not learn "
+            "from: name a sweep of this version, or leave warm_start out"
+        )
     study, table, settings = record.name, record.table, record.settings
     found: list[EarlierMix] = []
     left_out: dict[str, str] = {}

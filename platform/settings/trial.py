@@ -14,9 +14,6 @@ from equipoise.platform.settings.files import find, load_yaml
 from equipoise.platform.settings.preset import Pooling, Preset
 from equipoise.platform.settings.variant import Reading, Variant
 
-Part = Literal["train", "select", "test"]
-"""Of a benchmark: probes are fitted on ``train``, what chooses looks at ``select``, ``test`` is opened last."""
-
 
 class SourceSetting(Settings):
     """One source of a regime's mixture."""

@@ -19,7 +19,7 @@ from equipoise.platform.stats.mixes import Correctness, MixComparison
 from equipoise.platform.stats.noise import study_noise
 from equipoise.platform.stats.pareto import DIGITS, SelectionError, contributions, hypervolume, ranks
 from equipoise.platform.stats.shrinkage import Expected
-from equipoise.platform.stats.table import ResultTable, item_error, spread
+from equipoise.platform.stats.table import Part, ResultTable, item_error, spread
 from equipoise.platform.stats.verdict import notes, sentence
 
 
@@ -122,7 +122,7 @@ class Selection:
     """
 
     benchmarks: tuple[str, ...]
-    part: str
+    part: Part
     baseline: str
     random_init: str
     rows: tuple[RankedVariant, ...]

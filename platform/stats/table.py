@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -24,8 +24,16 @@ BARRED = frozenset({UNTRAINED, COLLAPSED})
 """Flags of encoders whose scores are never taken for a gain of their objectives."""
 
 
+Part = Literal["train", "select", "test"]  # of a benchmark, as `platform/settings/parts.py` has them
+
+
 class ResultsError(EquipoiseError, ValueError):
     """A result table that cannot be read or used; the message says what to do."""
+
+
+def heading(benchmark: str, part: str, unit: str = "%") -> str:
+    """What stands over or beside accuracies wherever they are shown: ``mini_dive select %``."""
+    return f"{benchmark} {part} {unit}"
 
 
 def mean(values: Iterable[float]) -> float:
@@ -79,7 +87,7 @@ class ResultTable:
     scores: tuple[Score, ...]
     benchmarks: tuple[str, ...]
     flag_meanings: tuple[tuple[str, str], ...] = ()
-    part: str = "test"
+    part: Part = "test"
 
     def __post_init__(self) -> None:
         if not self.scores:

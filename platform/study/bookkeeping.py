@@ -11,6 +11,7 @@ from equipoise.platform.record.reading import trial_runs
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.proposer import OptunaProposer, Proposal
 from equipoise.platform.search.repeats import unused_seed
+from equipoise.platform.settings.parts import EARLIER, SELECT, metric_of
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.study.meter import Meter
@@ -123,7 +124,8 @@ class Bookkeeper:
     def _log_rung(self, row: TrialRow, step: int, scores: Mapping[str, float]) -> None:
         """Scores of a rung under names of their own: nothing may take them for final ones."""
         assert row.run_id is not None
-        self.tracker.metrics(row.run_id, {f"rung_{name}": value for name, value in scores.items()}, step)
+        named = {f"rung_{metric_of(name, SELECT)}": value for name, value in scores.items()}
+        self.tracker.metrics(row.run_id, named, step)
 
     def ended(self, number: int, error: str | None) -> None:
         """A trial ended for good; Optuna and MLflow are told after the book."""
@@ -145,7 +147,9 @@ class Bookkeeper:
         else:
             row = self.ledger.update(number, status="finished", result=outcome)
         self.settle(row)
-        note = message or "  ".join(f"{k} {v:.1f}" for k, v in (outcome or {}).get("accuracies", {}).items())
+        found = (outcome or {}).get("accuracies", {})
+        shown = [f"{self.plan.part} %", *(f"{k} {v:.1f}" for k, v in found.items())] if found else []
+        note = message or "  ".join(shown)
         self.display.end(row.key, row.status, note)
 
     def settle(self, row: TrialRow) -> None:
@@ -165,9 +169,10 @@ class Bookkeeper:
             if row.result["checkpoint"]:
                 self.tracker.tag(row.run_id, checkpoint=row.result["checkpoint"])
             if accuracies:
-                self.tracker.metrics(row.run_id, {**accuracies, "score_seconds": row.result["seconds"]["score"]}, 0)
+                part = row.result.get("part", EARLIER)
+                named = {metric_of(name, part): value for name, value in accuracies.items()}
+                self.tracker.metrics(row.run_id, {**named, "score_seconds": row.result["seconds"]["score"]}, 0)
                 items = {f"items.{s['benchmark']}": str(s["items"]) for s in row.result["summaries"]}
-                part = row.result.get("part", "test")  # earlier versions scored everything on test items
                 self.tracker.tag(row.run_id, flags=",".join(row.result["flags"]), part=part, **items)
                 self._log(row.run_id, folder / "correctness", "correctness")
                 self._log(row.run_id, folder / "scores.json")

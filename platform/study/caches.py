@@ -20,7 +20,8 @@ from equipoise.data.cache import CacheError, Runner
 from equipoise.data.importers import command_for
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
-from equipoise.platform.settings.trial import Part, TrialSettings
+from equipoise.platform.settings.parts import Part
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.study.cluster import ray_cluster
 from equipoise.platform.trial.caches import check_cache_space, open_cache
 from equipoise.platform.trial.parts import manifests_of

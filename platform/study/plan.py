@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipoise.platform.search.proposer import OptunaProposer
+from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.search import Budget, EarlyStopping, Prices, SeedFidelity
-from equipoise.platform.settings.trial import Part, Resources, TrialSettings
+from equipoise.platform.settings.trial import Resources, TrialSettings
 from equipoise.platform.settings.variant import Variant
 from equipoise.platform.storage import Paths, Place
 

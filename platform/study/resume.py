@@ -13,8 +13,8 @@ from equipoise.platform.record.ledger import Ledger
 from equipoise.platform.record.mlflow_pages import keep_view
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.parts import EARLIER, Part, metric_of
 from equipoise.platform.settings.study import StudyBase, SweepDefinition
-from equipoise.platform.settings.trial import Part
 from equipoise.platform.storage import Place
 
 CHANGED = "given"  # fact of a study's book: what the command line changed of its definition
@@ -105,7 +105,7 @@ def parent_run(
         ledger.set_fact("parent", parent)
         tracker.tag(parent, benchmarks=json.dumps(list(benchmarks)), **({"part": part} if part else {}))
         if benchmarks:
-            keep_view(tracker, definition.name, parent, benchmarks)
+            keep_view(tracker, definition.name, parent, [metric_of(b, part or EARLIER) for b in benchmarks])
     elif now != before:
         tracker.define(parent, now)  # prices, a budget, trials: what reads the record should see the newest
     return parent

@@ -17,8 +17,9 @@ from equipoise.platform.search.proposer import OptunaProposer
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.search.warm_start import earlier_mixes
 from equipoise.platform.settings.mix import resolve
+from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.study import AblationDefinition, ConfirmationDefinition, StudyBase, SweepDefinition
-from equipoise.platform.settings.trial import Part, TrialSettings
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.study.audit_gate import audit_study, log_audits
 from equipoise.platform.study.caches import CacheProgress, prepare_caches

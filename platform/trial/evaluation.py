@@ -17,8 +17,9 @@ from equipoise.data._files import Progress
 from equipoise.models.encoder import VideoEncoder
 from equipoise.models.probes import AttentiveBank, LinearBank, fit_bank, predict
 from equipoise.platform.seeds import generator
+from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.preset import ProbeSetting
-from equipoise.platform.settings.trial import Part, TrialSettings
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place
 from equipoise.platform.trial.features import Split, split_features
 from equipoise.platform.trial.parts import part_items

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import EquipoiseError
-from equipoise.platform.settings.trial import Part, TrialSettings
+from equipoise.platform.settings.parts import Part
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place
 
 PHASE = "phase"  # key of every report; Tune's own results have none

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from equipoise.data.cache import ClipCache
 from equipoise.data.manifest import Manifest
 from equipoise.data.parts import select_rows
-from equipoise.platform.settings.trial import Part, TrialSettings
+from equipoise.platform.settings.parts import Part
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial.caches import open_cache
 

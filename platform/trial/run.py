@@ -19,7 +19,8 @@ from ray._private.state import state as ray_state
 from equipoise.models.encoder import VideoEncoder
 from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableError
 from equipoise.platform.settings.mix import resolve
-from equipoise.platform.settings.trial import Part, Resources, TrialSettings
+from equipoise.platform.settings.parts import Part
+from equipoise.platform.settings.trial import Resources, TrialSettings
 from equipoise.platform.storage import REASONS, Paths, Place
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.device import compute_threads, default_device

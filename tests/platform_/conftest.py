@@ -22,7 +22,7 @@ from equipoise.data.miniature import Sizes, build
 from equipoise.platform.cli import main as cli
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
-from equipoise.platform.record.reading import trial_runs
+from equipoise.platform.record.reading import accuracies_of, trial_runs
 from equipoise.platform.report.plots import cost as plot_cost
 from equipoise.platform.report.plots import curves as plot_curves
 from equipoise.platform.report.plots import effects as plot_effects
@@ -197,7 +197,7 @@ def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
         assert set(RECORDS) <= set(run.data.params)
         if row.status == "finished":
             assert row.result is not None
-            assert {b: run.data.metrics[b] for b in row.result["accuracies"]} == row.result["accuracies"]
+            assert accuracies_of(run, tuple(row.result["accuracies"]), row.result["part"]) == row.result["accuracies"]
     return {r.key: r.status for r in rows}
 
 

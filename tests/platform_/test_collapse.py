@@ -183,7 +183,7 @@ def test_a_collapsed_encoder_is_flagged_and_never_the_candidate(tmp_path: Path, 
     assert table.flag_meanings == ((COLLAPSED, "its features use 3.1 directions at the end, the baseline's 32"),)
     selection = select(table)
     assert {r.variant for r in selection.rows if not r.eligible} == {"baseline", "random_init", "no_ema", "kinematic"}
-    assert selection.row("no_ema").smallest_gain > selection.row("hw").smallest_gain
+    assert selection.row("no_ema").smallest_points > selection.row("hw").smallest_points
     assert any("no_ema" in n and "use 3.1 directions at the end, the baseline's 32" in n for n in selection.notes)
     assert {UNTRAINED, COLLAPSED} == BARRED
     code, out, err = call("front", "s", "--home", tmp_path / "home")

@@ -303,23 +303,37 @@ def test_slices_are_drawn_for_every_benchmark(tmp_path: Path) -> None:
     assert found.names[0] == "before/m"
     for suffix in ("png", "svg"):
         path = plot_slices(
-            found, p.definition.objectives, tmp_path / f"a.{suffix}", "Slices", baseline={"mini_dive": 31.0}
+            found,
+            p.definition.objectives,
+            tmp_path / f"a.{suffix}",
+            "Slices",
+            part="select",
+            baseline={"mini_dive": 31.0},
         )
         assert path.stat().st_size > 5000
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 1000
         assert len(set(picture.convert("L").tobytes())) > 20
     text = (tmp_path / "a.svg").read_text()
-    for words in ("hard_region", "mini_ssv2 %", "from an earlier study", "on the search's front", "baseline", "off"):
+    for words in (
+        "hard_region",
+        "mini_ssv2 select %",
+        "from an earlier study",
+        "on the search's front",
+        "baseline",
+        "off",
+    ):
         assert f"<!-- {words} -->" in text
-    chosen = plot_slices(found, p.definition.objectives, tmp_path / "b.svg", "S", objectives=["delta"]).read_text()
+    chosen = plot_slices(
+        found, p.definition.objectives, tmp_path / "b.svg", "S", part="select", objectives=["delta"]
+    ).read_text()
     assert "<!-- delta -->" in chosen
     assert "<!-- hard_region -->" not in chosen
     with pytest.raises(PlotError, match="expected a name ending in"):
-        plot_slices(found, p.definition.objectives, tmp_path / "a.gif", "Slices")
+        plot_slices(found, p.definition.objectives, tmp_path / "a.gif", "Slices", part="select")
     nothing = finished_of(searched(tmp_path / "none", 0).study, definition(), BENCHMARKS)
     with pytest.raises(PlotError, match="there is no finished trial to draw"):
-        plot_slices(nothing, p.definition.objectives, tmp_path / "c.png", "Slices")
+        plot_slices(nothing, p.definition.objectives, tmp_path / "c.png", "Slices", part="select")
     assert MOST_SLICES >= 4
 
 
@@ -356,7 +370,7 @@ def test_a_recorded_search_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     output = console.export_text()
     for words in (
         "Search mine: 30 finished trials",
-        "mini_dive (fANOVA): spectral",
+        "mini_dive test (fANOVA): spectral",
         "above chance: spectral",
         "hard_region, delta",
         "Next: mix-030",

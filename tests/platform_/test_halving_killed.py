@@ -103,9 +103,9 @@ def test_stopped_trials_stay_stopped_and_the_search_goes_on_where_it_was(
     client = home.tracker().client
     run = client.get_run(after[stopped[0].number].run_id)
     assert {k for k in run.data.metrics if k.startswith("rung_")} == {
-        "rung_mini_dive",
-        "rung_mini_ssv2",
-        "rung_mini_in",
+        "rung_mini_dive/select",
+        "rung_mini_ssv2/select",
+        "rung_mini_in/select",
     }
     assert not {"mini_dive", "mini_ssv2", "mini_in"} & set(run.data.metrics)
     assert run.data.tags["status"] == "stopped"

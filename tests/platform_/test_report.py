@@ -39,8 +39,8 @@ from equipoise.platform.settings.search import Prices
 from equipoise.platform.settings.study import AblationDefinition, load_ablation
 from equipoise.platform.settings.trial import Resources, TrialSettings
 from equipoise.platform.settings.variant import variants
-from equipoise.platform.stats.pareto import SelectionError
 from equipoise.platform.stats.noise import study_noise
+from equipoise.platform.stats.pareto import SelectionError
 from equipoise.platform.stats.selection import select
 from equipoise.platform.stats.table import ResultTable, Score
 from equipoise.platform.stats.uncertainty import Sample, samples

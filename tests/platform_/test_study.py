@@ -87,7 +87,7 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     table = pq.read_table(Path(folder) / "mini_ssv2.parquet")
     assert all(path.startswith("select/") for path in table["path"].to_pylist())
     assert hw.data.tags["part"] == "select"
-    assert hw.data.metrics["mini_ssv2"] == 100 * sum(table["correct"].to_pylist()) / len(table)
+    assert hw.data.metrics["mini_ssv2/select"] == 100 * sum(table["correct"].to_pylist()) / len(table)
 
     found = conclude_study(StudyRecord.open(home, "tiny-sweep"), None, tolerance=100, keep=True)
     assert found.plot.is_file()

@@ -31,7 +31,7 @@ def from_csv(path: Path, claims: ClaimFile, title: str | None = None) -> Evidenc
 
 
 def from_study(record: StudyRecord) -> Evidence:
-    """The finished trials of a study, with the settings each ran with and the test items each got right.
+    """The finished trials of a study, with the settings each ran with and the items each got right.
 
     Raises:
         TrackingError: no finished trial, or a record without settings.
@@ -43,7 +43,8 @@ def from_study(record: StudyRecord) -> Evidence:
     widths = {s.preset.model.encoder.width for s in settings.values()}
     return Evidence(
         title=(
-            f"study {record.name}, {example.regime.name} regime, preset {example.preset.name}, read {example.reading}"
+            f"study {record.name}, {example.regime.name} regime, preset {example.preset.name}, read {example.reading}, "
+            f"{record.part} part"
         ),
         tables={example.regime.name: table},
         correctness={example.regime.name: record.correctness or {}},

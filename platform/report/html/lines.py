@@ -36,7 +36,8 @@ def parallel(selection: Selection, differences: Mapping[tuple[str, str, str], Di
     kinds = groups(selection)
     rows = rows_of(selection)
     chart = Chart(
-        f"Gain over {selection.baseline} in points on {', '.join(selection.benchmarks)}: a line for each variant"
+        f"Gain over {selection.baseline} in {selection.part} points on {', '.join(selection.benchmarks)}: "
+        "a line for each variant"
     )
     left, top, right, bottom = chart.plot
     gains = [gain for row in rows for gain in row.gains.values()]
@@ -46,7 +47,7 @@ def parallel(selection: Selection, differences: Mapping[tuple[str, str, str], Di
         bottom,
         top,
     )
-    chart.up(y, f"points above {selection.baseline}")
+    chart.up(y, f"{selection.part} points above {selection.baseline}")
     count = len(selection.benchmarks)
     places = {b: left + (right - left) * (i + 0.5) / count for i, b in enumerate(selection.benchmarks)}
     for benchmark, x in places.items():

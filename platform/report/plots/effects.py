@@ -60,7 +60,7 @@ def plot_effects(effects: Effects, path: str | Path, title: str) -> Path:
 
 def _title(effects: Effects, benchmark: str) -> str:
     """Name of a benchmark, and the trend over doses where there is one."""
-    name = TITLES.get(benchmark, benchmark)
+    name = f"{TITLES.get(benchmark, benchmark)} {effects.part}"
     trend = next((effect for effect in effects.on(benchmark) if effect.kind == "trend"), None)
     if trend is None:
         return name

@@ -17,6 +17,7 @@ from equipoise.platform.analysis.interactions import Finished
 from equipoise.platform.report.plots.style import DPI, GREY, INK, PALETTE, TITLES, PlotError, clean_axis, save_figure
 from equipoise.platform.settings.axes import Range
 from equipoise.platform.stats.pareto import nondominated
+from equipoise.platform.stats.table import Part, heading
 
 MOST_SLICES = 8
 PANEL = (2.6, 2.3)  # inches
@@ -30,6 +31,7 @@ def plot_slices(
     path: str | Path,
     title: str,
     *,
+    part: Part,
     objectives: Sequence[str] | None = None,
     baseline: Mapping[str, float] | None = None,
 ) -> Path:
@@ -45,6 +47,7 @@ def plot_slices(
         ranges: search range of every objective.
         path: the picture.
         title: its heading.
+        part: of the benchmarks, what the accuracies were taken on.
         objectives: which ones, at most ``MOST_SLICES``; default: those with the most trials on.
         baseline: accuracies of the baseline in percent.
 
@@ -78,7 +81,7 @@ def plot_slices(
                 axis.set_title(name, loc="left", fontsize=11, color=INK)
             axis.tick_params(labelleft=column == 0, labelbottom=row == rows - 1)
         assert first is not None
-        first.set_ylabel(f"{TITLES.get(benchmark, benchmark)} %", fontsize=11, color=INK)
+        first.set_ylabel(heading(TITLES.get(benchmark, benchmark), part), fontsize=11, color=INK)
     figure.align_ylabels()
     figure.supxlabel("weight (logarithmic)", fontsize=11, color=INK)
     figure.legend(handles=_handles(found, baseline), loc="outside lower left", ncols=4, frameon=False, fontsize=10)

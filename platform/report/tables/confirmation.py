@@ -16,9 +16,10 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
     """Print gains in the search beside those on fresh seeds, then what they mean."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("variant", no_wrap=True)
+    was_now = "{} → {}".format(*found.parts)
     for benchmark in found.benchmarks:
-        table.add_column(f"{benchmark}\nsearch → fresh", justify="right")
-    table.add_column("smallest\nsearch → fresh", justify="right", no_wrap=True)
+        table.add_column(f"{benchmark}\n{was_now}", justify="right")
+    table.add_column(f"smallest\n{was_now}", justify="right", no_wrap=True)
     for variant in found.variants:
         gains = found.of(variant)
         was, now = found.smallest[variant]
@@ -40,7 +41,8 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
     console.print(f"Confirmation of study {found.confirms} on seeds {seeds}", style="bold", highlight=False)
     console.print(table)
     legend = (
-        "gains over baseline in points; ★ balanced; bold *: more than chance (Holm over all variants and benchmarks); "
+        f"gains over baseline in points, in the search ({found.parts[0]} items) → on fresh seeds ({found.parts[1]} "
+        "items); ★ balanced; bold *: more than chance (Holm over all variants and benchmarks); "
         "[a, b]: interval at 95% of the fresh gain; below it how much of the search's gain survives"
     )
     console.print(legend, style="dim", highlight=False, markup=False)

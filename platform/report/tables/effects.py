@@ -12,6 +12,7 @@ from rich.text import Text
 
 from equipoise.platform.analysis.effects import MEANINGS, Effect, Effects, alias_text
 from equipoise.platform.settings.design import TIMES
+from equipoise.platform.stats.table import heading
 
 
 def show_effects(found: Effects, picture: Path | None, console: Console) -> None:
@@ -20,7 +21,9 @@ def show_effects(found: Effects, picture: Path | None, console: Console) -> None
     # Names and numbers stay whole on a narrow terminal; what a number holds besides may wrap.
     table.add_column("effect", min_width=max((len(effect.name) for effect in found.effects), default=6))
     for benchmark in found.benchmarks:
-        table.add_column(f"{benchmark}\npoints", justify="right", no_wrap=True)
+        table.add_column(
+            heading(benchmark, found.part, "points").replace(" points", "\npoints"), justify="right", no_wrap=True
+        )
     by_name: dict[str, dict[str, Effect]] = {}
     for effect in found.effects:
         by_name.setdefault(effect.name, {})[effect.benchmark] = effect

@@ -11,6 +11,7 @@ from equipoise.platform.analysis.interactions import Look
 from equipoise.platform.analysis.next_trial import Next
 from equipoise.platform.report.explanation import DrawnExplanation
 from equipoise.platform.settings.variant import describe
+from equipoise.platform.stats.table import Part
 
 MOST_PAIRS = 5
 
@@ -24,15 +25,21 @@ def show_explanation(drawn: DrawnExplanation, console: Console) -> None:
     for one in found.importance:
         top = ", ".join(f"{name} {share:.0%}" for name, share in list(one.shares.items())[:3])
         clear = f"above chance: {', '.join(one.clear)}" if one.clear else "none stands out from chance"
-        console.print(f"{one.benchmark} ({one.evaluator}): {top}; {clear}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{one.benchmark} {found.part} ({one.evaluator}): {top}; {clear}", highlight=False, soft_wrap=True
+        )
     if found.interactions:
-        console.print("Pairs, beyond the sum of each alone, both at their highest weight:", highlight=False)
+        console.print(
+            f"Pairs, {found.part} points beyond the sum of each alone, both at their highest weight:", highlight=False
+        )
         console.print(_pairs(found))
         console.print("bold: more than chance (Holm over a benchmark's pairs)", style="dim", highlight=False)
     if found.looks:
-        console.print("Early looks against the end, correlation over finished trials:", highlight=False)
+        console.print(
+            f"Early looks against the end ({found.part} accuracies), correlation over finished trials:", highlight=False
+        )
         console.print(_looks(found.looks))
-    _show_next(found.next, console)
+    _show_next(found.next, found.part, console)
     for note in drawn.notes:
         console.print(f"- {note}", highlight=False, markup=False)
     if drawn.picture is not None:
@@ -67,7 +74,7 @@ def _looks(found: tuple[Look, ...]) -> Table:
     return table
 
 
-def _show_next(coming: Next, console: Console) -> None:
+def _show_next(coming: Next, part: Part, console: Console) -> None:
     console.print(f"Next: {coming.name} ({describe(coming.variant)})", style="bold", highlight=False, soft_wrap=True)
     for sentence in coming.why:
         console.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
@@ -75,11 +82,13 @@ def _show_next(coming: Next, console: Console) -> None:
         gain = "" if one.gain is None else f", {one.gain:+.2f} against the baseline"
         trust = f"foretells {one.explained:.0%} of the variance" if one.explained > 0 else "knows no more than the mean"
         console.print(
-            f"  {one.benchmark}: one run between {one.low:.2f} and {one.high:.2f} %, about {one.accuracy:.2f}{gain} "
-            f"(a model that {trust})",
+            f"  {one.benchmark} {part}: one run between {one.low:.2f} and {one.high:.2f} %, about {one.accuracy:.2f}"
+            f"{gain} (a model that {trust})",
             highlight=False,
             soft_wrap=True,
         )
     for name, distance, accuracies in coming.nearest:
         scores = ", ".join(f"{benchmark} {value:.2f}" for benchmark, value in accuracies.items())
-        console.print(f"  near it: {name} ({scores}; distance {distance:.2f})", highlight=False, soft_wrap=True)
+        console.print(
+            f"  near it: {name} ({part} %: {scores}; distance {distance:.2f})", highlight=False, soft_wrap=True
+        )

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.platform.report.front import Conclusion
-from equipoise.platform.stats.table import ResultTable
+from equipoise.platform.stats.table import ResultTable, heading
 
 
 def show_accuracies(table: ResultTable, console: Console) -> None:
@@ -16,7 +16,7 @@ def show_accuracies(table: ResultTable, console: Console) -> None:
     shown.add_column("variant", no_wrap=True)
     shown.add_column("n", justify="right")
     for name in table.benchmarks:
-        shown.add_column(f"{name} {table.part} %", justify="right", no_wrap=True)
+        shown.add_column(heading(name, table.part), justify="right", no_wrap=True)
     for variant in table.variants:
         means = table.mean_of(variant)
         cells = [f"{means[b]:.2f}" if b in means else "" for b in table.benchmarks]
@@ -31,7 +31,7 @@ def show(found: Conclusion, console: Console) -> None:
     table.add_column("variant", no_wrap=True)
     table.add_column("n", justify="right")
     for name in s.benchmarks:
-        table.add_column(f"{name} {s.part} %", justify="right", no_wrap=True)
+        table.add_column(heading(name, s.part), justify="right", no_wrap=True)
     if s.scaled_by is not None:
         table.add_column("least", justify="right", no_wrap=True)
     if any(row.front_probability is not None for row in s.rows):

@@ -48,7 +48,7 @@ def test_stopped_trials_are_pruned_and_kept_apart(sweep: Begin) -> None:
             assert s.runs.status[row.key] == "stopped"
             assert s.runs.tags[row.key]["stopped_at_step"] == str(max(row.rungs))
             names = {name for _, values in s.runs.logged[row.key] for name in values}
-            assert {n for n in names if not n.startswith("usage/")} == {f"rung_{b}" for b in s.plan.benchmarks}
+            assert {n for n in names if not n.startswith("usage/")} == {f"rung_{b}/select" for b in s.plan.benchmarks}
         else:
             assert trial.state == TrialState.COMPLETE
             assert row.result is not None
