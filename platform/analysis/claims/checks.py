@@ -230,8 +230,8 @@ def _association(check: AssociationCheck, basis: ComparisonSet, arm: Arm) -> Pre
     variance over seeds (and test items) is added to that of the group's mean over variants, with the degrees of freedom
     of both. A test of the gains as if they were independent would take the baseline's luck for an effect.
 
-    Rows of untrained encoders and of variants with a dead loss
-    belong to neither group; nor do variants whose objectives are unknown.
+    Rows of untrained encoders and of variants with a dead loss belong to neither group, nor do variants whose
+    objectives are unknown.
     """
     here = basis.here(check.benchmark)
     inside: dict[str, float] = {}
