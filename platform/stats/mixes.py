@@ -15,6 +15,7 @@ from equipoise.platform.stats.table import BARRED, ResultTable
 from equipoise.platform.stats.uncertainty import Bools
 
 LEVEL = 0.05
+KEPT = 0.9  # share of it that is used: the critical value is estimated, and what is said should hold to the last study
 Correctness = Mapping[tuple[str, int, str], Bools]
 
 
@@ -80,7 +81,7 @@ class MixComparison:
         variance = error * (1 / len(g.seeds) + 1 / len(g.against))
         variance += item_variance(self.table, variant, self.baseline, benchmark, self.noise, self.correctness)
         if benchmark not in self._critical:
-            self._critical[benchmark] = luck.critical(self.layout(benchmark), LEVEL, seed)
+            self._critical[benchmark] = luck.critical(self.layout(benchmark), KEPT * LEVEL, seed)
         reach = self._critical[benchmark] * math.sqrt(variance)
         return max(-100.0, g.points - reach)
 
