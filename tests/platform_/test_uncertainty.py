@@ -303,15 +303,15 @@ def test_the_spread_of_a_contrast_by_hand() -> None:
     pooled = contrast("x", parts, residual=Residual(9.0, 10)).spread
     assert 0.2 < own.share < 0.98
     assert pooled.variance == pytest.approx(9.0 * 2 / 3 + own.variance * (1 - own.share))
-    assert pooled.share == pytest.approx(6 / pooled.variance)
     assert pooled.seed_freedom == 10
+    assert pooled.share == pytest.approx(6 / pooled.variance)
 
 
 def test_noise_is_pooled_over_what_ran_twice() -> None:
     pooled = seed_noise([[40.0], [41.0, 43.0], [50.0, 53.0, 56.0]])
     assert pooled is not None
-    assert pooled.variance == pytest.approx((2.0 + 18.0) / 3)
     assert pooled.freedom == 3
+    assert pooled.variance == pytest.approx((2.0 + 18.0) / 3)
     assert seed_noise([[40.0], [41.0]]) is None
     assert seed_noise([[40.0, 40.0]]) is None
 
