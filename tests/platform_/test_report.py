@@ -43,7 +43,7 @@ from equipoise.platform.stats.noise import study_noise
 from equipoise.platform.stats.pareto import SelectionError
 from equipoise.platform.stats.selection import select
 from equipoise.platform.stats.table import ResultTable, Score
-from equipoise.platform.stats.uncertainty import Sample, samples
+from equipoise.platform.stats.uncertainty import Sample, compare, holm, samples
 
 Settings = Callable[..., TrialSettings]
 Record = Callable[..., Home]
@@ -193,6 +193,16 @@ def test_a_single_seed_reads_as_one(record: Record, tmp_path: Path) -> None:
     cells = re.findall(r'<span class="verdict (\w+)">([^<]+)</span>', text)
     assert len(cells) == 2 * 3 + 3 * 3
     assert set(cells) == {("unclear", "one seed: test items only")}
+
+
+def test_two_seeds_among_several_are_said_to_be_too_few() -> None:
+    def of(value: float, name: str) -> Sample:
+        return Sample(variant=name, benchmark="b", accuracy={0: value, 1: value + 0.1}, items=None)
+
+    base = Sample(variant="baseline", benchmark="b", accuracy={0: 40.0, 1: 40.3}, items=None)
+    assert [difference_in_words(d) for d in holm([compare(of(60.0, "a"), base)])] == ["better"]
+    several = holm([compare(of(60.0, "a"), base), compare(of(70.0, "c"), base)])
+    assert [difference_in_words(d) for d in several] == ["not testable with these seeds"] * 2
 
 
 def test_verdicts_are_holms_over_all_variants_and_benchmarks() -> None:
