@@ -2,7 +2,9 @@
 
 Pictures come out of installed wheels and are read as plain files: the packages themselves are never imported.
 Whatever is drawn depends only on the random generator handed in, and a split decides which parts of the photographs and
-which digits it may use, so training and test items share neither.
+which digits it may use, so training and test items share neither. Those two leave nothing over: select items use what
+training items do, the photographs upside down and the digits bent, so that they share nothing with test items and no
+picture with training items.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ PHOTOGRAPHS = (
 
 PHOTO_HEIGHT = 300  # photographs are brought to this height, so that a 64 px crop shows parts of objects, not pixels
 TRAIN_SHARE = 0.6  # of a photograph's width, from the left; the rest belongs to the test split
+_STRETCH, _SHEAR = 0.15, 0.15  # of drawn shapes, and of a select item's digits
 SPRITE = 48  # px, side of a sprite's own picture
 _FILL = 42  # px, longer side of what is visible inside it
 
@@ -174,7 +177,7 @@ SHAPES: tuple[str, ...] = (*(f"digit_{digit}" for digit in range(10)), *_SHAPES)
 def _drawn(name: str, rng: np.random.Generator) -> Image.Image:
     """Mask of a drawn shape after a random stretch, shear and smooth bending; drawn at 4 times its size."""
     outlines = _SHAPES[name](rng)
-    stretch = np.array([[rng.uniform(0.85, 1.15), rng.uniform(-0.15, 0.15)], [0.0, 1.0]])
+    stretch = np.array([[rng.uniform(1 - _STRETCH, 1 + _STRETCH), rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
     phase, wave = rng.uniform(0, 2 * math.pi, 2), rng.uniform(-0.07, 0.07, 2)
     side = SPRITE * 4
     mask = Image.new("L", (side, side), 0)
@@ -202,17 +205,28 @@ def _filled(mask: Image.Image) -> Image.Image:
     return out
 
 
+def _bent(digit: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A digit after a random stretch and shear about its middle, in a larger picture that holds all of it."""
+    stretch, shear = rng.uniform(1 - _STRETCH, 1 + _STRETCH), rng.uniform(-_SHEAR, _SHEAR)
+    side = 2 * digit.width
+    middle, centre = digit.width / 2, side / 2
+    # From a place in the picture that is made to one in the digit's own.
+    matrix = (1 / stretch, shear, middle - centre / stretch - shear * centre, 0, 1, middle - centre)
+    return digit.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
 class Studio:
     """Random pictures of one clip. Same ``rng`` and split, same pictures.
 
     Args:
         rng: The clip's own generator; every choice is drawn from it, in the order of the calls.
-        test: Whether the clip is a test item: other digits, other parts of the photographs.
+        split: Of the clip: ``test`` has other digits and other parts of the photographs than ``train``, ``select``
+            those of ``train`` as training never shows them.
     """
 
-    def __init__(self, rng: np.random.Generator, *, test: bool) -> None:
+    def __init__(self, rng: np.random.Generator, *, split: str) -> None:
         self.rng = rng
-        self.test = test
+        self.split = split
         self._background: float | None = None
 
     def uniform(self, low: float, high: float) -> float:
@@ -228,12 +242,21 @@ class Studio:
         pictures = photographs()
         picture = pictures[int(self.rng.integers(len(pictures))) if photograph is None else photograph]
         border = int(picture.shape[1] * TRAIN_SHARE)
-        low, high = (border, picture.shape[1]) if self.test else (0, border)
+        low, high = (border, picture.shape[1]) if self.split == "test" else (0, border)
         if high - low < width:
             raise ValueError(f"A crop {width} px wide does not fit into {high - low} px; use smaller frames.")
         x = int(self.rng.integers(low, high - width + 1))
         y = int(self.rng.integers(0, picture.shape[0] - height + 1))
-        return picture[y : y + height, x : x + width].astype(np.float32)
+        part = picture[y : y + height, x : x + width]
+        return (part[::-1] if self.split == "select" else part).astype(np.float32)
+
+    def _digit(self, number: int) -> Image.Image:
+        """A handwritten digit of the split."""
+        pictures, labels = _digits()
+        index = np.flatnonzero(labels == number)
+        index = index[(index % 5 == 0) == (self.split == "test")]
+        digit = Image.fromarray(pictures[int(self.rng.choice(index))])
+        return _bent(digit, self.rng) if self.split == "select" else digit
 
     def backdrop(self, width: int, height: int, photograph: int | None = None) -> Frame:
         """A photograph's part with random brightness, contrast and tint, ``[height, width, 3]``.
@@ -253,11 +276,8 @@ class Studio:
         """An RGBA sprite of 48 px: shape number ``shape`` of `SHAPES` (or any), textured with a photograph."""
         number = int(self.rng.integers(len(SHAPES))) if shape is None else shape
         if number < 10:
-            pictures, labels = _digits()
-            index = np.flatnonzero(labels == number)
-            index = index[(index % 5 == 0) == self.test]
-            digit = Image.fromarray(pictures[int(self.rng.choice(index))])
-            mask = _filled(digit).filter(ImageFilter.MaxFilter(3))  # thicker strokes: visible after shrinking
+            # Thicker strokes: visible after shrinking.
+            mask = _filled(self._digit(number)).filter(ImageFilter.MaxFilter(3))
         else:
             mask = _filled(_drawn(SHAPES[number], self.rng))
         fill = self._cut(SPRITE, SPRITE, None)

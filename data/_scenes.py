@@ -290,7 +290,7 @@ class Scene:
         seed, set, split and item only, so the order and the process in which items are drawn do not matter.
         """
         key = [seed, zlib.crc32(self.name.encode()), zlib.crc32(split.encode()), item]
-        studio = Studio(np.random.default_rng(key), test=split == "test")
+        studio = Studio(np.random.default_rng(key), split=split)
         label = item % len(self.classes)
         return np.stack([np.asarray(picture) for picture in self.draw(studio, label, size, frames)]), label
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from equipoise.platform.cli.options import Places, emit, home_options, json_opti
 from equipoise.platform.errors import EquipoiseError
 
 if TYPE_CHECKING:
+    from equipoise.platform.record.home import Home
     from equipoise.platform.record.reading import StudyRecord
+    from equipoise.platform.settings.trial import TrialSettings
 
 
 @click.command()
@@ -69,6 +72,8 @@ def probe(
         "correctness": str(folder),
         "benchmarks": [r.summary() for r in results],
     }
+    if part == "test":
+        _keep_opening(place, str(found.path), settings)
     if as_json:
         emit(content)
         return
@@ -77,6 +82,22 @@ def probe(
         chosen_text = ", ".join(f"{k} {v:g}" for k, v in r.chosen.items() if k != "select_accuracy")
         click.echo(f"{r.benchmark:12} {r.accuracy:6.2f} %  of {r.items} {r.part} items  (probe: {chosen_text})")
     click.echo(f"per-item outcomes in {folder}")
+
+
+def _keep_opening(home: Home, checkpoint: str, settings: TrialSettings) -> None:
+    """Write down, in the study that a checkpoint is of, that its test part was opened."""
+    from equipoise.platform.record.openings import Opening, keep_opening
+    from equipoise.platform.record.reading import StudyRecord
+
+    within = re.search(r"/([^/]+)/trials/t\d+/checkpoints/", f"{checkpoint}/")
+    if within is None or not home.has_book(within[1]):
+        click.echo(
+            f"{checkpoint} is of no study in {home.root}: that its test part is opened is not written down", err=True
+        )
+        return
+    record = StudyRecord.open(home, within[1])
+    opening = Opening.now("probe", record.name, [settings.variant_name], settings.scored)
+    keep_opening(record.tracker, record.run_id, opening)
 
 
 @click.command()

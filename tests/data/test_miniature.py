@@ -80,7 +80,7 @@ def test_seed_changes_the_files(tiny: Sets) -> None:
 def test_pairs_are_exact_reversals_before_encoding(pair: int) -> None:
     scene = SCENES["mini_ssv2"]
     forward, backward = (
-        scene.draw(Studio(np.random.default_rng([5, pair]), test=False), 2 * pair + way, 64, 16) for way in (0, 1)
+        scene.draw(Studio(np.random.default_rng([5, pair]), split="train"), 2 * pair + way, 64, 16) for way in (0, 1)
     )
     for before, after in zip(forward, reversed(backward), strict=True):
         np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
@@ -117,7 +117,7 @@ def test_moves_go_where_their_name_says(monkeypatch: pytest.MonkeyPatch, name: s
 
 def test_clockwise_is_clockwise(monkeypatch: pytest.MonkeyPatch) -> None:
     flat(monkeypatch)
-    pointer = Studio(np.random.default_rng(0), test=False).sprite(SHAPES.index("drop"))
+    pointer = Studio(np.random.default_rng(0), split="train").sprite(SHAPES.index("drop"))
     canvases = [Image.new("RGB", (64, 64), (30, 30, 30)) for _ in range(2)]
     paste(canvases[0], pointer, 32, 32, angle=0, size=60)
     paste(canvases[1], pointer, 32, 32, angle=np.pi / 2, size=60)
@@ -134,7 +134,7 @@ def test_splits_share_no_digits_and_no_photograph_parts(monkeypatch: pytest.Monk
         picture[:, int(picture.shape[1] * 0.6) :] = 255
     monkeypatch.setattr(_art, "photographs", lambda: marked)
     for test, value in ((False, 0), (True, 255)):
-        studio = Studio(np.random.default_rng(1), test=test)
+        studio = Studio(np.random.default_rng(1), split="test" if test else "train")
         assert {int(v) for _ in range(200) for v in np.unique(studio._cut(SPRITE, SPRITE, None))} == {value}
     seen: dict[bool, set[bytes]] = {False: set(), True: set()}
     current = False
@@ -145,11 +145,28 @@ def test_splits_share_no_digits_and_no_photograph_parts(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(_art, "_filled", noted)
     for current in (False, True):
-        studio = Studio(np.random.default_rng(1), test=current)
+        studio = Studio(np.random.default_rng(1), split="test" if current else "train")
         for _ in range(300):
             studio.sprite(3)
     assert len(seen[True]) > 50
     assert not seen[True] & seen[False]
+
+
+def test_select_items_share_nothing_with_test_items_and_no_picture_with_training_items(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ramp = tuple(
+        np.repeat(np.arange(p.shape[0])[:, None, None] % 251, p.shape[1], 1).repeat(3, 2) for p in _art.photographs()
+    )
+    monkeypatch.setattr(_art, "photographs", lambda: tuple(r.astype(np.uint8) for r in ramp))
+    for split, sign in (("train", 1), ("select", -1)):
+        part = Studio(np.random.default_rng(3), split=split)._cut(20, 20, None)[:, 0, 0]
+        assert np.median(np.diff(part)) == sign, "photographs are upside down"
+    digits: dict[str, set[bytes]] = {}
+    for split in ("train", "select", "test"):
+        studio = Studio(np.random.default_rng(1), split=split)
+        digits[split] = {studio._digit(3).tobytes() for _ in range(200)}
+    assert not digits["select"] & (digits["train"] | digits["test"])
 
 
 def test_built_before_returns_at_once(

@@ -58,7 +58,7 @@ def test_worker_count_does_not_change_a_byte_and_the_seed_does(built: Path, tmp_
 
 
 def drawn(label: int, seed: int = 5, size: int = 64, frames: int = 9) -> np.ndarray:
-    studio = Studio(np.random.default_rng(seed), test=False)
+    studio = Studio(np.random.default_rng(seed), split="train")
     return np.stack([np.asarray(picture) for picture in synthetic._draw(studio, label, size, frames)])
 
 
@@ -95,7 +95,7 @@ def poses(label: int, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     monkeypatch.setattr(synthetic, "paste", note)
     clips = []
     for item in range(40):
-        mover = synthetic._Mover.drawn(Studio(np.random.default_rng([label, item]), test=False))
+        mover = synthetic._Mover.drawn(Studio(np.random.default_rng([label, item]), split="train"))
         frames = []
         for number in range(9):
             seen.clear()

@@ -186,7 +186,7 @@ def test_manifest_faults(call: Call, home: Home, tiny_data: Path, tmp_path: Path
     own = tmp_path / "own"
     sets = tiny_data / "data" / "miniature"
     for name in ("mini_ucf", "mini_ssv2", "mini_in", "mini_dive"):
-        for split in ("train", "test"):
+        for split in ("train", "select", "test"):
             (own / "data" / "miniature" / name).mkdir(parents=True, exist_ok=True)
             (own / "data" / "miniature" / name / split).symlink_to(sets / name / split)
             file = own / "data" / "miniature" / name / f"{split}.parquet"

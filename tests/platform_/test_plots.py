@@ -53,9 +53,9 @@ def test_published_front_is_1600_by_560_with_three_named_panels(
         assert len(set(picture.convert("RGB").resize((160, 56)).getdata())) > 50
     axes = drawn[0].axes
     assert [(axis.get_xlabel(), axis.get_ylabel()) for axis in axes] == [
-        ("Diving-48 top-1 (%)", "SSv2 top-1 (%)"),
-        ("Diving-48 top-1 (%)", "ImageNet-100 top-1 (%)"),
-        ("SSv2 top-1 (%)", "ImageNet-100 top-1 (%)"),
+        ("Diving-48 test top-1 (%)", "SSv2 test top-1 (%)"),
+        ("Diving-48 test top-1 (%)", "ImageNet-100 test top-1 (%)"),
+        ("SSv2 test top-1 (%)", "ImageNet-100 test top-1 (%)"),
     ]
     assert len(drawn[0].legends) == 1
     for panel in names_in(drawn[0]):

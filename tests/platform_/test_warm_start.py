@@ -21,6 +21,7 @@ from equipoise.platform.search.samplers import WARM_ATTRIBUTE
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.search.warm_start import MOST_STARTS, Earlier, EarlierMix, earlier_mixes
 from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.parts import Part, metric_of
 from equipoise.platform.settings.search import POPULATION
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.settings.trial import TrialSettings
@@ -59,16 +60,17 @@ def record(
     trial: Callable[..., TrialSettings],
     name: str = "before",
     mixes: Mapping[str, tuple[Variant, Mapping[int, tuple[float, ...]]]] = BEFORE,
+    part: Part = "select",
     **change: Any,
 ) -> None:
     """A study in MLflow as the engine leaves it, with one trial that failed."""
     parent = tracker.start_study(name, "sweep", {"name": name, "sampler": "tpe"})
-    tracker.tag(parent, benchmarks=json.dumps(list(BENCHMARKS)))
+    tracker.tag(parent, benchmarks=json.dumps(list(BENCHMARKS)), part=part)
     for place, (variant_name, (variant, seeds)) in enumerate(mixes.items()):
         for seed, values in seeds.items():
             settings = trial(variant_name, variant, seed, **change)
             run = tracker.start_trial(parent, name, f"t{place:04d}", "search", settings, "data0")
-            tracker.metrics(run, dict(zip(BENCHMARKS, values, strict=True)), 0)
+            tracker.metrics(run, {metric_of(b, part): v for b, v in zip(BENCHMARKS, values, strict=True)}, 0)
             tracker.end(run, "finished")
     run = tracker.start_trial(parent, name, "t0099", "search", trial("mix-099", mix(delta=1.0), 0, **change), "data0")
     tracker.end(run, "failed", "it broke")
@@ -164,6 +166,14 @@ def test_no_more_than_a_few_are_tried_first(home: Home, tracker: Tracker, trial:
     assert len(found.starts) == MOST_STARTS
     by_place = [int(m.name[-3:]) for m in found.starts]
     assert by_place == sorted(by_place), "both benchmarks weigh the same once scaled: all tie, and the order is kept"
+
+
+def test_a_study_that_was_scored_on_the_test_part_teaches_no_search(
+    home: Home, tracker: Tracker, trial: Callable[..., TrialSettings]
+) -> None:
+    record(tracker, trial, name="tested", part="test")
+    with pytest.raises(StudyError, match=r"'tested' was scored on the test part, which a search must not learn from"):
+        earlier_mixes(definition(warm_start="tested"), home, example(trial))
 
 
 def test_nothing_to_take_is_said_before_anything_starts(

@@ -81,7 +81,7 @@ STYLES = {
 
 def axis_title(benchmark: str, part: str) -> str:
     """What an axis of a part of a benchmark says."""
-    return f"{TITLES.get(benchmark, benchmark)} top-1 on {part} (%)"
+    return f"{TITLES.get(benchmark, benchmark)} {part} top-1 (%)"
 
 
 def group_of(selection: Selection, row: RankedVariant) -> str:
