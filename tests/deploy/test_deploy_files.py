@@ -246,7 +246,7 @@ def test_the_cost_table_follows_from_its_formula() -> None:
         peak, price = PEAK[gpu]
         work = preset.optimisation.steps * preset.optimisation.batch * clip_flops(preset) * 1.3
         expected = work / (peak * 0.3) / 3600
-        assert int(trials) == trained == 103
+        assert int(trials) == trained
         assert float(per_trial) == pytest.approx(expected, rel=0.02)
         assert int(hours) == pytest.approx(expected * trained, rel=0.02)
         assert int(money) == pytest.approx(expected * trained * price, rel=0.03)
