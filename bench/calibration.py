@@ -3,6 +3,7 @@
     python bench/calibration.py intervals   # one comparison, and families of eight
     python bench/calibration.py holm        # families of 24, 60 and 300 tests
     python bench/calibration.py claims      # the paper's claims on tables in which nothing does anything
+    python bench/calibration.py luck        # and bounds, floor, shrinkage, front, confirmation: see calibration_verdicts
 
 A command is a pair of functions in ``COMMANDS``: one that adds its options, one that runs it.
 
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import calibration_claims
+import calibration_verdicts
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -249,6 +251,7 @@ COMMANDS: dict[str, tuple[Arguments, Command]] = {
     "intervals": (interval_arguments, intervals),
     "holm": (holm_arguments, holm_families),
     "claims": (calibration_claims.add_arguments, calibration_claims.run),
+    **dict.fromkeys(calibration_verdicts.SIMULATIONS, (calibration_verdicts.add_arguments, calibration_verdicts.run)),
 }
 
 
@@ -256,7 +259,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Error rates and coverages of the statistics in simulated studies.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (add_arguments, command) in COMMANDS.items():
-        one = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0])
+        told = calibration_verdicts.SIMULATIONS.get(name, command).__doc__ or ""
+        one = commands.add_parser(name, help=told.splitlines()[0])
         add_arguments(one)
     args = parser.parse_args()
     began = time.process_time()

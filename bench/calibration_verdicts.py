@@ -6,6 +6,7 @@ functions that `equipoise front` and `equipoise confirm` call. `python bench/cal
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -211,7 +212,7 @@ def _confirmed(stream: np.random.Generator, seeds: int, spread: float, items: in
     return compare_gains("c", "s", names[1:], after, after, found, tolerance=tolerance, draws=400)
 
 
-SIMULATIONS: dict[str, Callable[[], Sequence[Sequence[str]]]] = {
+SIMULATIONS: dict[str, Callable[..., Sequence[Sequence[str]]]] = {
     "luck": luck,
     "bounds": bounds,
     "floor": floor,
@@ -221,17 +222,15 @@ SIMULATIONS: dict[str, Callable[[], Sequence[Sequence[str]]]] = {
 }
 
 
-def show(rows: Sequence[Sequence[str]]) -> None:
-    """Print a table in Markdown."""
-    for number, cells in enumerate(rows):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every one of them."""
+    parser.add_argument("--studies", type=int, help="of each row; default: what bench/statistics.md has")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table of one of them in Markdown."""
+    found = SIMULATIONS[args.command]
+    for number, cells in enumerate(found() if args.studies is None else found(args.studies)):
         print(f"| {' | '.join(cells)} |")
         if number == 0:
             print(f"| {' | '.join(['---'] * len(cells))} |")
-
-
-if __name__ == "__main__":
-    import sys
-
-    for name in sys.argv[1:] or SIMULATIONS:
-        print(f"\n{name}\n")
-        show(SIMULATIONS[name]())
