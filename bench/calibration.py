@@ -3,7 +3,7 @@
     python bench/calibration.py intervals   # one comparison, and families of eight
     python bench/calibration.py holm        # families of 24, 60 and 300 tests
     python bench/calibration.py claims      # the paper's claims on tables in which nothing does anything
-    python bench/calibration.py luck        # and bounds, floor, shrinkage, front, confirmation: see calibration_verdicts
+    python bench/calibration.py luck        # and bounds, floor, shrinkage, front, confirmation
 
 A command is a pair of functions in ``COMMANDS``: one that adds its options, one that runs it.
 

@@ -58,7 +58,7 @@ def sweep(space: str, confirm: bool, places: Places, asked: StudyOptions, as_jso
     say_lacking(definition)
     outcome = run(runner, places, asked, again, changes)
     confirmed = None
-    asks = confirmation_after(definition, places.open())
+    asks = confirmation_after(definition, places.open(), asked.tolerance)
     if asks is not None:
         click.echo(asks.forecast, err=True)
         # After an interrupt of either, the same command goes on with what is left.

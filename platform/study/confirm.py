@@ -154,8 +154,13 @@ class Next:
     run: Callable[[Home, RunOptions], Outcome]
 
 
-def confirmation_after(definition: SweepDefinition, home: Home) -> Next | None:
+def confirmation_after(definition: SweepDefinition, home: Home, tolerance: float | None = None) -> Next | None:
     """The confirmation that a sweep asked for; None where it asked for none, or nothing leads it.
+
+    Args:
+        definition: of the sweep.
+        home: where it is.
+        tolerance: points a candidate may lose; None for the noise floor.
 
     Raises:
         TrackingError: the sweep has no finished trial.
@@ -163,7 +168,7 @@ def confirmation_after(definition: SweepDefinition, home: Home) -> Next | None:
     """
     if definition.confirm is None:
         return None
-    selection = StudyRecord.open(home, definition.name).select()
+    selection = StudyRecord.open(home, definition.name).select(tolerance)
     if selection.candidate is None:
         return None
     top, seeds = definition.confirm.top, definition.confirm.seeds

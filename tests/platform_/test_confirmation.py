@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from scipy.stats import t
 
+import equipoise
 from equipoise.platform.analysis.confirmation import Confirmation, compare_gains
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
+from equipoise.platform.record.openings import openings_of
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.tables.confirmation import show_confirmation
 from equipoise.platform.settings.study import ConfirmationDefinition
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import ObjectiveSetting, Variant, load_variant
+from equipoise.platform.stats import power
 from equipoise.platform.stats.selection import select
 from equipoise.platform.stats.table import ResultTable, Score
 from equipoise.platform.stats.uncertainty import samples
-from equipoise.platform.study.confirm import CONFIRMED_BY, confirmations, define
+from equipoise.platform.study.confirm import CONFIRMED_BY, confirmations, define, forecast
 
 Make = Callable[..., TrialSettings]
+Command = Callable[..., tuple[int, str, str]]
 BENCHMARKS = ("dive", "ssv2")
 DEFINITION = {"name": "mine", "regime": "miniature", "preset": "nano", "seed": 7, "reading": "as_described"}
 
@@ -304,3 +310,58 @@ def test_nothing_to_confirm_is_said(home: Home, make_trial: Make) -> None:
     silent = StudyRecord.open(home, tracker.start_study("silent", "pretrain", {**DEFINITION, "name": "silent"}))
     with pytest.raises(StudyError, match="scores nothing"):
         define(silent, "again", 1, 1)
+
+
+def test_what_a_confirmation_can_find_is_said_before_it_starts() -> None:
+    stream = np.random.default_rng(11)
+    before = table(stream, {"baseline": 0.0, "a": 3.0}, {"others": range(1), "baseline": range(5)})
+    selection = select(before, draws=0)
+    said = forecast(selection, 3, 5, effect=2.0)
+    floors = list(selection.noise_floor.values())
+    for floor in floors:
+        assert floor is not None
+        assert f"{power.detectable(floor, 5, 2):.1f}" in said
+    needed = max(power.seeds_needed(2.0, floor or 0.0, 2) or 0 for floor in floors)
+    assert said.endswith(f"A gain of 2.0 points on every benchmark takes {needed} seeds.")
+    one = table(stream, {"baseline": 0.0, "a": 3.0}, {"others": range(1)})
+    assert "is not known beforehand" in forecast(select(one, draws=0), 3, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_sweep_that_is_confirmed_at_its_end(home: Home, tiny_data: Path, run_at: Command, tmp_path: Path) -> None:
+    """One command: search on select items, confirmation on fresh seeds and test items, both openings, both encoders."""
+    ranges = {"hard_region": {"low": 0.1, "high": 1.0}, "delta": {"low": 0.1, "high": 1.0}}
+    content = {
+        "name": "whole",
+        "regime": "miniature",
+        "preset": str(tiny_data / "tiny.yaml"),
+        "trials": 2,
+        "start": ["hw", "delta"],
+        "objectives": ranges,
+        "confirm": {"top": 1, "seeds": 2},
+    }
+    space = tmp_path / "space.yaml"
+    space.write_text(yaml.safe_dump(content))
+    code, out, err = run_at(home.root, "sweep", space, "--tolerance", 100, "--json")
+    assert code == 0, err
+    assert "With 1 control seed there may be no noise floor" in err, "before anything is spent"
+    found = json.loads(out)
+    candidate = found["selection"]["candidate"]["variant"]
+    confirmed = found["confirmation"]["confirmation"]
+    assert (confirmed["candidate"], confirmed["variants"]) == (candidate, [candidate])
+    assert confirmed["parts"] == {"search": "select", "fresh": "test"}
+    assert {t["seed"] for t in found["confirmation"]["trials"]} == set(confirmed["fresh_seeds"]) == {1, 2}
+    source, again = (StudyRecord.open(home, name) for name in ("whole", "whole-confirmation"))
+    for record in (source, again):
+        (opening,) = openings_of(record.tracker, record.run_id)
+        assert (opening.by, opening.study) == ("confirmation", "whole-confirmation")
+        assert set(opening.variants) == {candidate, "baseline", "random_init"}
+        assert record.tags["balanced"] == (confirmed["balanced"] or "none")
+    # A tolerance of 100 points excludes no loss: balanced, and its encoder is the study's.
+    assert confirmed["balanced"] == candidate
+    assert equipoise.load_encoder("models:/whole@balanced", home.uri()) is not None
+    # The same command once more only reads what is there.
+    code, out, err = run_at(home.root, "sweep", space, "--tolerance", 100, "--resume", "--json")
+    assert code == 0, err
+    assert json.loads(out)["confirmation"]["confirmation"]["gains"] == confirmed["gains"]
