@@ -43,6 +43,7 @@ class Outcome:
         parent: MLflow parent run.
         trials: where its trials wrote.
         note: what its budget left undone, in a sentence; None for nothing.
+        part: of the benchmarks that its trials were scored on; None: on nothing.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Outcome:
     parent: str
     trials: Place
     note: str | None = None
+    part: Part | None = None
 
     def count(self, status: str) -> int:
         """Trials of a status."""
@@ -76,6 +78,7 @@ class Outcome:
             for r in self.rows
         ]
         record = {"study": self.name, "complete": self.complete, "note": self.note, "mlflow_run": self.parent}
+        record["part"] = self.part
         return {**record, "trials": trials}
 
 
@@ -223,6 +226,7 @@ def _close(director: Director, asked: Asked, home: Home, book: Ledger, complete:
         director.plan.parent,
         home.trials(name),
         director.budget_note(),
+        asked.part,
     )
 
 
