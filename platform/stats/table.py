@@ -143,10 +143,17 @@ class ResultTable:
             found.setdefault(score.variant, []).append(score)
         return found
 
+    @cached_property
+    def _accuracies(self) -> dict[tuple[str, str], dict[int, float]]:
+        """Accuracy by seed, seeds ascending, by variant and benchmark."""
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for score in sorted(self.scores, key=lambda s: s.seed):
+            found.setdefault((score.variant, score.benchmark), {})[score.seed] = score.accuracy_percent
+        return found
+
     def values(self, variant: str, benchmark: str) -> dict[int, float]:
         """Accuracy in percent by seed, seeds ascending; empty where there is no score."""
-        found = {s.seed: s.accuracy_percent for s in self._of_variant.get(variant, ()) if s.benchmark == benchmark}
-        return dict(sorted(found.items()))
+        return dict(self._accuracies.get((variant, benchmark), {}))
 
     def seeds(self, variant: str) -> tuple[int, ...]:
         """Seeds with a score on any benchmark, ascending."""
