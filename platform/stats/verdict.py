@@ -99,7 +99,9 @@ def notes(s: Selection, table: ResultTable) -> tuple[str, ...]:
     """
     found = [*_seed_notes(s, table)]
     if s.hypervolume == 0:
-        found.append(f"No variant beats {s.baseline} on every benchmark, so the hypervolume against it is 0.")
+        found.append(
+            f"The mean of no variant is above that of {s.baseline} on every benchmark: the hypervolume against it is 0."
+        )
     for name, meaning in table.flag_meanings:
         carriers = [row.variant for row in s.rows if name in row.flags]
         if carriers:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.platform.analysis.confirmation import Confirmation, ConfirmedGain, share_text
+from equipoise.platform.report.tables.width import make_room
 
 
 def show_confirmation(found: Confirmation, console: Console) -> None:
@@ -39,6 +40,7 @@ def show_confirmation(found: Confirmation, console: Console) -> None:
     )
     seeds = ", ".join(map(str, found.fresh_seeds))
     console.print(f"Confirmation of study {found.confirms} on seeds {seeds}", style="bold", highlight=False)
+    make_room(console, table)
     console.print(table)
     legend = (
         f"gains over baseline in points, in the search ({found.parts[0]} items) → on fresh seeds ({found.parts[1]} "

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.platform.report.front import Conclusion
+from equipoise.platform.report.tables.width import make_room
 from equipoise.platform.stats.table import ResultTable, heading
 
 
@@ -16,11 +17,12 @@ def show_accuracies(table: ResultTable, console: Console) -> None:
     shown.add_column("variant", no_wrap=True)
     shown.add_column("n", justify="right")
     for name in table.benchmarks:
-        shown.add_column(heading(name, table.part), justify="right", no_wrap=True)
+        shown.add_column(heading(name, table.part).replace(" ", "\n", 1), justify="right", no_wrap=True)
     for variant in table.variants:
         means = table.mean_of(variant)
         cells = [f"{means[b]:.2f}" if b in means else "" for b in table.benchmarks]
         shown.add_row(variant, str(len(table.seeds(variant))), *cells)
+    make_room(console, shown)
     console.print(shown)
 
 
@@ -31,7 +33,7 @@ def show(found: Conclusion, console: Console) -> None:
     table.add_column("variant", no_wrap=True)
     table.add_column("n", justify="right")
     for name in s.benchmarks:
-        table.add_column(heading(name, s.part), justify="right", no_wrap=True)
+        table.add_column(heading(name, s.part).replace(" ", "\n", 1), justify="right", no_wrap=True)
     if s.scaled_by is not None:
         table.add_column("least", justify="right", no_wrap=True)
     if any(row.front_probability is not None for row in s.rows):
@@ -49,6 +51,7 @@ def show(found: Conclusion, console: Console) -> None:
         if row.front_probability is not None:
             cells.append(f"{row.front_probability:.2f}")
         table.add_row(*cells, style="bold green" if chosen else ("dim" if row.control else None))
+    make_room(console, table)
     console.print(table)
     legend = "★ leading candidate  ● on the front of the means  ° control  ! see notes  n seeds; beside each accuracy "
     legend += f"its gain over {s.baseline} in points, seed by seed where both have it"
