@@ -217,7 +217,7 @@ def healthy_lines(runs: list[Run]) -> list[str]:
     lines = [
         f"- **{len(healthy)} healthy runs: {stopped} stopped, {flagged} flagged.** Against one seed of the baseline "
         f"instead of the mean over {len(baselines)}: {alone} of {len(healthy) * len(baselines)} stopped.",
-        f"- Lowest share at the end {min(found)[0]:.2f}, at any report from a quarter of the training on "
+        f"- Lowest share at the end {min(end for end, *_ in found):.2f}, from a quarter of the training on "
         f"{min(low for _, low, _ in found):.2f}. The lowest five at the end:",
         "",
         row(["mix", "seed", "share at the end", "lowest", "rank", "spread", "weights"]),
