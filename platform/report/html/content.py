@@ -25,6 +25,7 @@ from equipoise.platform.stats.uncertainty import Difference, Sample, StatisticsE
 SINGLE = "one seed: test items only"
 UNKNOWN = "not known"
 UNCLEAR = "not distinguishable"
+ALONE = "clear alone, not among all"  # its interval leaves out 0, and Holm's correction does not let it pass
 Curves = dict[str, list[tuple[int, float]]]
 
 
@@ -152,7 +153,7 @@ class Content:
 
 
 def difference_in_words(difference: Difference) -> str:
-    """``better``, ``worse``, ``not distinguishable``; what few seeds or nothing can say is said as such."""
+    """``better``, ``worse``, ``not distinguishable``, or clear alone; what few seeds or nothing can say is said so."""
     if math.isnan(difference.low):
         return UNKNOWN
     if difference.source == "items":
@@ -160,7 +161,7 @@ def difference_in_words(difference: Difference) -> str:
     if difference.untestable is not None:
         return difference.untestable
     if not difference.distinguishable:
-        return UNCLEAR
+        return ALONE if difference.p_value < difference.level else UNCLEAR
     return "better" if difference.estimate > 0 else "worse"
 
 

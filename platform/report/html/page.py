@@ -20,6 +20,7 @@ from equipoise.platform.analysis.effects import MEANINGS, Effect, alias_text
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.html.charts import groups, marker, outside, pair
 from equipoise.platform.report.html.content import (
+    ALONE,
     SINGLE,
     UNCLEAR,
     UNKNOWN,
@@ -311,6 +312,7 @@ def _chance(content: Content) -> str | None:
         SINGLE: "one seed cannot tell on {}",
         UNKNOWN: "neither seeds nor test items are known to tell on {}",
         FEW_SEEDS: FEW_SEEDS + " on {}",
+        ALONE: "clear alone and not among all comparisons on {}",
         UNCLEAR: "not distinguishable from " + s.baseline + " on {}",
         "better": "better on {}",
         "worse": "worse on {}",
