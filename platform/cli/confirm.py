@@ -63,7 +63,16 @@ def confirm(
         click.echo(forecast(places.study(study).select(asked.tolerance), top or TOP, seeds or SEEDS, effect), err=True)
 
     def runner(home: Home, options: RunOptions) -> Outcome:
-        return start(study, home, options, top=top, seeds=seeds, name=asked.name, concurrent=asked.concurrent)
+        return start(
+            study,
+            home,
+            options,
+            top=top,
+            seeds=seeds,
+            name=asked.name,
+            concurrent=asked.concurrent,
+            tolerance=asked.tolerance,
+        )
 
     again = f"confirm {shlex.quote(study)}"
     again += "".join(f" --{k} {v}" for k, v in (("top", top), ("seeds", seeds)) if v is not None)

@@ -100,12 +100,13 @@ class MixComparison:
         if not all(errors):
             return None
         first = self.table.benchmarks[0]
+        others = [v for v in self.mixes if v not in self.barred]  # how mixes that were trained differ
         found = shrinkage.expected_gains(
-            np.array([[g.points for g in self.gains[v].values()] for v in self.mixes]),
-            [len(self.gains[v][first].seeds) for v in self.mixes],
-            [len(self.gains[v][first].against) for v in self.mixes],
+            np.array([[g.points for g in self.gains[v].values()] for v in others]),
+            [len(self.gains[v][first].seeds) for v in others],
+            [len(self.gains[v][first].against) for v in others],
             shrinkage.covariance([math.sqrt(e or 0.0) for e in errors], self.noise.correlation),
             min(self.noise.freedom.values()),
-            self.mixes.index(variant),
+            others.index(variant),
         )
         return None if found is None else dict(zip(self.table.benchmarks, found, strict=True))

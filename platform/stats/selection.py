@@ -201,7 +201,8 @@ def select(
     allowed = _tolerance(table, tolerance, floor)
     scale = {b: value for b, value in floor.items() if value}
     study = MixComparison(table, noise, baseline, random_init, launched, correctness)
-    probability = front_probability(table, noise, (baseline, random_init), correctness, draws=draws, seed=seed)
+    apart = (baseline, *sorted(study.barred - {baseline}))
+    probability = front_probability(table, noise, apart, correctness, draws=draws, seed=seed)
     rows = _ranked_rows(study, allowed, scale if len(scale) == len(floor) else None, probability, seed)
     eligible = [list(row.means.values()) for row in rows if row.eligible]
     reference = {b: table.means()[baseline][b] for b in table.benchmarks}

@@ -36,6 +36,7 @@ def confirm(
     seeds: int | None = None,
     name: str | None = None,
     concurrent: int | None = None,
+    tolerance: float | None = None,
 ) -> Outcome:
     """Run the confirmation of a study to its end.
 
@@ -47,6 +48,7 @@ def confirm(
         seeds: how many fresh seeds; None for 5, or what a resumed one has.
         name: of the confirmation; None for the study's name and ``-confirmation``.
         concurrent: trials at once; None for the study's.
+        tolerance: points that the candidate may lose; None for the noise floor.
 
     Raises:
         StudyError: nothing to confirm, or what is asked for differs from what is resumed.
@@ -57,7 +59,7 @@ def confirm(
     confirmed = source.name
     name = name or f"{confirmed}-{KIND}"
     booked = _booked(home, name, confirmed, top, seeds) if options.resume and home.has_book(name) else None
-    definition, listed = booked or define(source, name, top or TOP, seeds or SEEDS)
+    definition, listed = booked or define(source, name, top or TOP, seeds or SEEDS, tolerance)
     if concurrent is not None:
         definition = definition.model_copy(update={"concurrent": concurrent})
     outcome = run_study(Asked(definition, KIND, listed), home, options)
@@ -68,7 +70,9 @@ def confirm(
     return outcome
 
 
-def define(source: StudyRecord, name: str, top: int, seeds: int) -> tuple[ConfirmationDefinition, Listed]:
+def define(
+    source: StudyRecord, name: str, top: int, seeds: int, tolerance: float | None = None
+) -> tuple[ConfirmationDefinition, Listed]:
     """What a confirmation asks for, and its trials: controls first.
 
     The fresh seeds are the next integers above every seed of the study and of its earlier confirmations.
@@ -79,7 +83,7 @@ def define(source: StudyRecord, name: str, top: int, seeds: int) -> tuple[Confir
     study = source.name
     if not source.benchmarks:
         raise StudyError(f"study {study!r} scores nothing, so it has no top variants to confirm")
-    chosen = chosen_of(source.select(), top)
+    chosen = chosen_of(source.select(tolerance), top)
     if not chosen:
         raise StudyError(f"study {study!r} has no finished trained variant besides its controls: nothing to confirm")
     settings = source.settings
@@ -175,7 +179,7 @@ def confirmation_after(definition: SweepDefinition, home: Home, tolerance: float
 
     def start(home: Home, options: RunOptions) -> Outcome:
         again = replace(options, resume=home.has_book(f"{definition.name}-{KIND}"))
-        return confirm(definition.name, home, again, top=top, seeds=seeds)
+        return confirm(definition.name, home, again, top=top, seeds=seeds, tolerance=tolerance)
 
     return Next(forecast(selection, top, seeds), start)
 
