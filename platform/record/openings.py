@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from equipoise.platform.record.reading import has_artifact, read_json
+from equipoise.platform.record.reading import read_json
 from equipoise.platform.record.tracking import Tracker
 
 OPENINGS = "openings.json"  # artifact of a study's parent run
@@ -62,7 +62,7 @@ class Opening:
 
 def openings_of(tracker: Tracker, run_id: str) -> tuple[Opening, ...]:
     """Openings that a study's parent run holds, oldest first."""
-    if not has_artifact(tracker, run_id, OPENINGS):
+    if OPENINGS not in {kept.path for kept in tracker.client.list_artifacts(run_id)}:
         return ()
     return tuple(Opening.of(one) for one in read_json(tracker, run_id, OPENINGS, "the openings of the test part"))
 

@@ -329,21 +329,22 @@ def test_what_a_confirmation_can_find_is_said_before_it_starts() -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_sweep_that_is_confirmed_at_its_end(home: Home, tiny_data: Path, run_at: Command, tmp_path: Path) -> None:
+def test_a_sweep_that_is_confirmed_at_its_end(home: Home, tiny_data: Path, call: Command, tmp_path: Path) -> None:
     """One command: search on select items, confirmation on fresh seeds and test items, both openings, both encoders."""
-    ranges = {"hard_region": {"low": 0.1, "high": 1.0}, "delta": {"low": 0.1, "high": 1.0}}
+    names = ("hard_region", "delta", "temporal_contrast", "latent_dynamics")
+    ranges = {name: {"low": 0.1, "high": 1.0} for name in names}
     content = {
         "name": "whole",
         "regime": "miniature",
         "preset": str(tiny_data / "tiny.yaml"),
-        "trials": 2,
-        "start": ["hw", "delta"],
+        "trials": 4,
+        "start": ["hw", "delta", "ltc", "ld"],
         "objectives": ranges,
         "confirm": {"top": 1, "seeds": 2},
     }
     space = tmp_path / "space.yaml"
     space.write_text(yaml.safe_dump(content))
-    code, out, err = run_at(home.root, "sweep", space, "--tolerance", 100, "--json")
+    code, out, err = call("sweep", space, "--home", home.root, "--tolerance", 100, "--json")
     assert code == 0, err
     assert "With 1 control seed there may be no noise floor" in err, "before anything is spent"
     found = json.loads(out)
@@ -362,6 +363,6 @@ def test_a_sweep_that_is_confirmed_at_its_end(home: Home, tiny_data: Path, run_a
     assert confirmed["balanced"] == candidate
     assert equipoise.load_encoder("models:/whole@balanced", home.uri()) is not None
     # The same command once more only reads what is there.
-    code, out, err = run_at(home.root, "sweep", space, "--tolerance", 100, "--resume", "--json")
+    code, out, err = call("sweep", space, "--home", home.root, "--tolerance", 100, "--resume", "--json")
     assert code == 0, err
     assert json.loads(out)["confirmation"]["confirmation"]["gains"] == confirmed["gains"]

@@ -633,7 +633,7 @@ def test_search_in_a_browser(record: Record, browser: Chrome, tmp_path: Path) ->
     longest = max(bars[:4], key=lambda bar: bar.rect["width"])
     assert "delta" in (longest.find_element(By.TAG_NAME, "title").get_attribute("textContent") or "")
     assert longest.rect["width"] > 100
-    assert "a search's winner looks better than it is" in browser.find_element(By.TAG_NAME, "main").text
+    assert "Not confirmed: equipoise confirm search." in browser.find_element(By.TAG_NAME, "header").text
     assert "One seed only" in browser.find_element(By.TAG_NAME, "header").text
     assert console(browser) == []
 

@@ -240,7 +240,7 @@ def test_an_ablation_in_an_object_store(
         assert ("checkpoint" in names) == (run.data.tags["variant"] in (found.selection.candidate.variant, "baseline"))
     assert found.selection.candidate.variant == "hw"
 
-    words = ["equipoise", "probe", row.result["checkpoint"], "--home", str(home.root), "--json"]
+    words = ["equipoise", "probe", row.result["checkpoint"], "--part", "test", "--home", str(home.root), "--json"]
     monkeypatch.setattr(sys, "argv", words)
     capsys.readouterr()
     cli.main()
@@ -357,7 +357,7 @@ def test_a_sweep_on_postgresql_an_mlflow_server_and_an_object_store(
     whole.write_text(yaml.safe_dump(space(tiny_data, "whole", trials=1)))
     found = run(whole)
     assert set(check_books(home, "whole", 3).values()) == {"finished"}
-    assert found["selection"]["candidate"] is not None
+    assert {row["variant"] for row in found["selection"]["rows"]} == {"baseline", "random_init", "hw"}
     assert not (home.folder("whole") / "optuna.journal").exists()
     assert not (home.root / "mlflow.db").exists()
     kept = Place.at(bucket).parent
