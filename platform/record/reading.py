@@ -251,7 +251,7 @@ class StudyRecord:
         if "confirms" in self.definition:
             of = self.definition["confirms"]
             return found.without_candidate(
-                f"This confirms {of}: it was named what to test, and nothing is picked here."
+                f"This is the confirmation of {of}: what it tests was named beforehand, and nothing is picked here."
             )
         return found.with_notes(
             f"The seed that {v} was picked by ({s}) is left out of its scores." for v, s in self.picked.items()
