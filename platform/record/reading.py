@@ -17,7 +17,7 @@ from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import BASELINE, RECORDS
-from equipoise.platform.stats.collapse import Health, collapsed, describe, mean_health
+from equipoise.platform.stats.collapse import Health, collapsed, describe, mean_health, share_of
 from equipoise.platform.stats.table import COLLAPSED, UNTRAINED, ResultTable, Score
 from equipoise.platform.stats.uncertainty import Bools, Sample, samples
 
@@ -142,13 +142,15 @@ class StudyRecord:
         ]
 
     def _collapse_meaning(self, collapses: Mapping[str, Health]) -> str:
-        """What the flag of collapsed encoders means here: of each variant the seed with the lowest rank."""
+        """What the flag of collapsed encoders means here: of each variant the seed that collapsed most."""
         worst: dict[str, Health] = {}
+        baseline = mean_health(self._baselines)
         for run in self.finished:
             end, variant = collapses.get(run.info.run_id), run.data.tags["variant"]
-            if end is not None and (variant not in worst or end.rank < worst[variant].rank):
+            known = worst.get(variant)
+            if end is not None and (known is None or share_of(end, baseline) < share_of(known, baseline)):
                 worst[variant] = end
-        return describe(worst, mean_health(self._baselines))
+        return describe(worst, baseline)
 
     @functools.cached_property
     def settings(self) -> dict[str, TrialSettings]:

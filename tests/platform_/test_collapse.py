@@ -71,6 +71,19 @@ def test_collapses_are_stopped_and_flagged(recorded: list[dict[str, Any]]) -> No
     assert len(collapsed({k: c[steps] for k, c in enumerate(fallen)}, [c[steps] for c in baselines])) == len(fallen)
 
 
+def test_the_case_as_it_was_written_is_caught_against_its_own_baseline(recorded: list[dict[str, Any]]) -> None:
+    """Both seeds keep a half of the directions or more; their features have come to one place."""
+    baselines = group(recorded, "case 18 baseline")
+    steps = max(baselines[0])
+    fallen = [curve_of(r) for r in recorded if r["name"] == "no_ema, case 18"]
+    assert len(fallen) == 2
+    ends = [curve[steps] for curve in baselines]
+    for curve in fallen:
+        assert "directions at step" in (stopped(curve, baselines, steps) or "")
+        assert curve[steps].rank > mean_health(ends).rank / 2
+    assert collapsed(dict(enumerate(curve[steps] for curve in fallen)), ends) == {0, 1}
+
+
 def flat(rank: float, spread: float | None = 0.8, steps: range = range(10, 101, 10)) -> Curve:
     return dict.fromkeys(steps, Health(rank, spread))
 
