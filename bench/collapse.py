@@ -10,6 +10,7 @@ DATA is the folder that holds the miniature manifests, CACHE that of the clip ca
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import tempfile
@@ -66,12 +67,13 @@ class Run:
     weights: dict[str, float] = field(default_factory=dict)
 
 
-def drawn(count: int) -> Iterator[tuple[str, Variant]]:
-    """Mixes at random from the space of all objectives."""
+def drawn(count: int) -> Iterator[tuple[str, int, Variant]]:
+    """Mixes at random from the space of all objectives, each with a seed; one with nothing on is the baseline again."""
     space = load_sweep("full", {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), directions=["maximize"])
-    for number in range(count):
-        yield f"random-{number:02d}", space.variant(space.suggest(study.ask()))
+    found = ((number, space.variant(space.suggest(study.ask()))) for number in itertools.count())
+    mixes = ((f"random-{number:02d}", number % 5, variant) for number, variant in found if variant.objectives)
+    yield from itertools.islice(mixes, count)
 
 
 def wanted() -> Iterator[tuple[Run, Variant, tuple[str, ...]]]:
@@ -92,7 +94,7 @@ def wanted() -> Iterator[tuple[Run, Variant, tuple[str, ...]]]:
     for name, variant in variants().items():
         if variant.objectives and variant.teacher == "ema" and variant not in [v for _, _, v in healthy]:
             healthy.append((name, len(healthy) % 7, variant))
-    healthy += [(name, at % 5, variant) for at, (name, variant) in enumerate(drawn(HEALTHY - len(healthy)))]
+    healthy += list(drawn(HEALTHY - len(healthy)))
     for name, seed, variant in healthy:
         yield Run("healthy", name, seed), variant, ()
 
