@@ -130,8 +130,8 @@ def item_variance(
 ) -> float:
     """Variance of the difference of two variants that comes from the choice of items, in squared points.
 
-    From the items that one got right and the other did not, seed by seed, less what single runs make of items by
-    chance, which is part of the spread over seeds already. Where no outcomes of items are known, that of two
+    From how often each item was right, over all seeds of each, less what single runs make of items by chance, which is
+    part of the spread over seeds already. Where no outcomes of items are known, that of two
     independent test sets, which is too much, for items are shared; 0 where their number is not known either.
     """
     known = correctness or {}
