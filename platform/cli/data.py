@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -26,6 +27,8 @@ diving48     rgb/*.mp4, Diving48_V2_{train,test}.json, Diving48_vocab.json
 Nothing is copied: the manifests name the files where they lie. The numbers of clips are compared with the official
 ones, every file is opened, and duplicates are named.
 """
+# As many clips, of the same size, as the two video sets that the miniature regime is trained on.
+MINIATURE = {"train_clips": 3000, "test_clips": 500, "pixels": 64}
 NAMED = 5  # files named on the terminal; the reports name all
 
 
@@ -46,12 +49,12 @@ def data() -> None:
 
 
 @data.command("build")
-@click.argument("name", type=click.Choice(["miniature", "synthetic"]))
+@click.argument("name", type=click.Choice(["miniature", "synthetic", "miniature_synthetic"]))
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--train-clips", type=int, help="Clips for training, of each set; default: 1500, synthetic 8000.")
-@click.option("--test-clips", type=int, help="Clips for testing, of each set; default: 500, synthetic 1000.")
+@click.option("--train-clips", type=int, help="Clips for training, of each set; default: 1500; synthetic 8000, miniature_synthetic 3000.")
+@click.option("--test-clips", type=int, help="Clips for testing, of each set; default: 500; synthetic 1000.")
 @click.option("--select-clips", type=int, help="miniature: clips of the select part, of each set; default: 500.")
-@click.option("--pixels", type=int, help="Side of a frame; default: 64, synthetic 128.")
+@click.option("--pixels", type=int, help="Side of a frame; default: 64; synthetic 128.")
 @click.option("--frames", type=int, help="Frames of a clip; default: 16.")
 @click.option("--fps", type=int, help="Frames per second; default: 12.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that render.")
@@ -69,14 +72,15 @@ def data_build(
 ) -> None:
     """Render data sets as real video files.
 
-    NAME is miniature (the four sets of the miniature regime) or synthetic (eight motions of rendered shapes).
+    NAME is miniature (the four sets of the miniature regime), synthetic (eight motions of rendered shapes) or
+    miniature_synthetic (the same motions at the miniature sets' size).
     """
     place = places.open()
-    if name == "synthetic" and sizes["select_clips"] is not None:
+    if name != "miniature" and sizes["select_clips"] is not None:
         raise click.UsageError(
             "--select-clips goes with miniature: the synthetic set is trained on, and scores nothing"
         )
-    build = build_miniature if name == "miniature" else _build_synthetic
+    build = build_miniature if name == "miniature" else functools.partial(_build_synthetic, name)
     built = build(place, seed, workers, force, {key: value for key, value in sizes.items() if value is not None})
     found = [
         {"set": s, "split": split, "items": len(m), "classes": len(m.classes), "hash": m.hash}
@@ -87,7 +91,7 @@ def data_build(
         emit({"name": name, "root": str(place.data / name), "sets": found})
         return
     for entry in found:
-        click.echo(f"{entry['set']:10} {entry['split']:6} {entry['items']:5} items  {entry['classes']:3} classes")
+        click.echo(f"{entry['set']:19} {entry['split']:6} {entry['items']:5} items  {entry['classes']:3} classes")
     click.echo(f"in {place.data / name}")
 
 
@@ -311,13 +315,15 @@ def build_miniature(
         return miniature.build(root, seed=seed, workers=workers, force=force, sizes=chosen, progress=progress)
 
 
-def _build_synthetic(place: Any, seed: int, workers: int, force: bool, sizes: dict[str, int]) -> dict[str, Any]:
-    """Build the synthetic data set below a home's data folder, with a progress bar."""
+def _build_synthetic(
+    name: str, place: Any, seed: int, workers: int, force: bool, sizes: dict[str, int]
+) -> dict[str, Any]:
+    """Build a synthetic data set below a home's data folder, with a progress bar."""
     from equipoise.data import synthetic
 
-    chosen = synthetic.Sizes(**sizes)
+    chosen = synthetic.Sizes(**({**MINIATURE, **sizes} if name == "miniature_synthetic" else sizes))
     place.make()
     with progress_bar("Rendering") as progress:
-        root = place.data / "synthetic"
+        root = place.data / name
         built = synthetic.build(root, seed=seed, workers=workers, force=force, sizes=chosen, progress=progress)
-    return {"synthetic": built}
+    return {name: built}
