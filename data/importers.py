@@ -271,7 +271,7 @@ def import_release(
 def command_for(manifest: str) -> str:
     """The command that makes a manifest which a regime names, such as ``ssv2/train.parquet``."""
     name = manifest.partition("/")[0]
-    if name in ("miniature", "synthetic"):
+    if name in ("miniature", "synthetic", "miniature_synthetic"):
         return f"equipoise data build {name}"
     if name in RELEASES:
         return f"equipoise data import {name} --root FOLDER"

@@ -341,5 +341,7 @@ def test_study(name: str) -> None:
     for s in settings:
         resolve(s)
     assert len({s.key for s in settings}) == len(settings), "no trial is asked for twice"
-    cells = 0 if study.design is None else 2 ** len(study.design.factors) - 1
-    assert len(settings) == (len(study.variants) + cells + len(CONTROLS)) * len(study.seeds)
+    planned = study.plan()
+    cells = {cell.variant_name for cell in planned.cells} if planned is not None else set()
+    mixes = {*study.variants, *study.custom, *cells, *CONTROLS}
+    assert len(settings) == len(mixes) * len(study.seeds)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, storage_option
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, reference_option, storage_option
 
 
 @click.command()
 @click.argument("target", metavar="[STUDY|CSV]", required=False)
+@reference_option
 @click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
 @click.option("--claims", "name", help="A YAML file of claims; default: those of the paper.")
 @click.option("--level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
@@ -20,6 +21,7 @@ from equipoise.platform.cli.options import Places, emit, home_options, json_opti
 @json_option
 def claims(
     target: str | None,
+    reference: str | None,
     published: bool,
     name: str | None,
     level: float,
@@ -40,10 +42,12 @@ def claims(
     from equipoise.platform.report.tables.claims import show
     from equipoise.platform.stats.published import published_path
 
-    if (target is None) != published:
-        raise click.UsageError("give one of: a STUDY, a file ending in .csv, or --published")
+    if sum([target is not None, reference is not None, published]) != 1:
+        raise click.UsageError("give one of: a STUDY, a file ending in .csv, --reference NAME, or --published")
     loaded = load_claims(name or PUBLISHED_CLAIMS)
-    if target is None:
+    if reference is not None:
+        evidence = from_study(places.read(None, reference))
+    elif target is None:
         evidence = from_csv(published_path(), loaded, "the published table")
     elif Path(target).suffix.lower() == ".csv":
         evidence = from_csv(Path(target), loaded)

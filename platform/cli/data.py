@@ -51,10 +51,14 @@ def data() -> None:
 @data.command("build")
 @click.argument("name", type=click.Choice(["miniature", "synthetic", "miniature_synthetic"]))
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--train-clips", type=int, help="Clips for training, of each set; default: 1500; synthetic 8000, miniature_synthetic 3000.")
-@click.option("--test-clips", type=int, help="Clips for testing, of each set; default: 500; synthetic 1000.")
+@click.option(
+    "--train-clips",
+    type=int,
+    help="Clips for training, of each set; default: 1500, 8000, 3000.",
+)
+@click.option("--test-clips", type=int, help="Clips for testing, of each set; default: 500, 1000, 500.")
 @click.option("--select-clips", type=int, help="miniature: clips of the select part, of each set; default: 500.")
-@click.option("--pixels", type=int, help="Side of a frame; default: 64; synthetic 128.")
+@click.option("--pixels", type=int, help="Side of a frame; default: 64, 128, 64.")
 @click.option("--frames", type=int, help="Frames of a clip; default: 16.")
 @click.option("--fps", type=int, help="Frames per second; default: 12.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that render.")
@@ -73,7 +77,7 @@ def data_build(
     """Render data sets as real video files.
 
     NAME is miniature (the four sets of the miniature regime), synthetic (eight motions of rendered shapes) or
-    miniature_synthetic (the same motions at the miniature sets' size).
+    miniature_synthetic (the same motions at the miniature sets' size); defaults are given in this order.
     """
     place = places.open()
     if name != "miniature" and sizes["select_clips"] is not None:

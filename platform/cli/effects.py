@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, storage_option
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, reference_option, storage_option
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", required=False)
+@reference_option
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The plot: .png, .pdf or .svg.")
 @click.option("--level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
 @click.option(
@@ -23,7 +24,8 @@ from equipoise.platform.cli.options import Places, emit, home_options, json_opti
 @storage_option
 @json_option
 def effects(
-    study: str,
+    study: str | None,
+    reference: str | None,
     out: Path | None,
     level: float,
     own_spread: bool,
@@ -36,7 +38,7 @@ def effects(
     from equipoise.platform.report.effects import conclude_effects
     from equipoise.platform.report.tables.effects import show_effects
 
-    found, picture = conclude_effects(places.study(study), out, level=level, pooled=not own_spread, keep=True)
+    found, picture = conclude_effects(places.read(study, reference), out, level=level, pooled=not own_spread, keep=True)
     if as_json:
         emit({**found.to_dict(), "plot": picture and str(picture)})
     else:

@@ -45,6 +45,22 @@ class Places:
 
         return StudyRecord.open(self.open(), name)
 
+    def read(self, study: str | None, reference: str | None) -> StudyRecord:
+        """The study that is asked about: one of the home, or one that ships, or lies in a file.
+
+        Raises:
+            UsageError: not exactly one of the two is given.
+            TrackingError: no such study.
+            BundleError: no such bundle.
+        """
+        if (study is None) == (reference is None):
+            raise click.UsageError("give one of: a STUDY, or --reference NAME (equipoise list references)")
+        if reference is None:
+            return self.study(study)
+        from equipoise.platform.study.bundling import open_bundle
+
+        return open_bundle(reference, self.open().root)
+
     @property
     def record(self) -> str:
         """The options that name the record again, as they are typed."""
@@ -129,6 +145,13 @@ def home_options(command: F) -> F:
         "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server; default: a SQLite file in the home folder."
     )
     return home(uri(gathered(Places, "places")(command)))
+
+
+def reference_option(command: F) -> F:
+    """``--reference``: a study that ships, or a bundle, instead of one of the home."""
+    return click.option(
+        "--reference", metavar="NAME|FILE", help="A study that ships (equipoise list references), or a bundle."
+    )(command)
 
 
 def study_options(command: F) -> F:

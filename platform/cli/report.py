@@ -12,12 +12,14 @@ from equipoise.platform.cli.options import (
     home_options,
     json_option,
     optuna_storage_option,
+    reference_option,
     storage_option,
 )
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", required=False)
+@reference_option
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page; default: the study's folder.")
 @click.option("--tolerance", type=click.FloatRange(0), help="Points a candidate may lose; default: noise floor.")
 @optuna_storage_option
@@ -25,7 +27,8 @@ from equipoise.platform.cli.options import (
 @home_options
 @json_option
 def report(
-    study: str,
+    study: str | None,
+    reference: str | None,
     out: Path | None,
     tolerance: float | None,
     places: Places,
@@ -38,12 +41,12 @@ def report(
     from equipoise.platform.report.html.content import ReportError
     from equipoise.platform.report.html.page import write_report
 
-    if Path(study).suffix.lower() == ".csv":
+    if study is not None and Path(study).suffix.lower() == ".csv":
         raise ReportError(
             f"{study} is a table, which has no trials to report on: name a study, or show the table's front with "
             "equipoise front --results"
         )
-    written = write_report(places.study(study), out, tolerance)
+    written = write_report(places.read(study, reference), out, tolerance)
     if as_json:
         emit(written.to_dict())
     else:

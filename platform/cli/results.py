@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, progress_bar
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, progress_bar, reference_option
 from equipoise.platform.errors import EquipoiseError
 
 if TYPE_CHECKING:
     from equipoise.platform.record.home import Home
     from equipoise.platform.record.reading import StudyRecord
     from equipoise.platform.settings.trial import TrialSettings
+
+LISTED = ("objectives", "variants", "presets", "regimes", "spaces", "studies", "references")
 
 
 @click.command()
@@ -102,6 +104,7 @@ def _keep_opening(home: Home, checkpoint: str, settings: TrialSettings) -> None:
 
 @click.command()
 @click.argument("study", required=False)
+@reference_option
 @click.option("--results", type=click.Path(path_type=Path), help="A CSV of accuracies instead of a study.")
 @click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
 @click.option("--regime", help="Regime of the CSV's rows: mixed or ucf101 in the published table.")
@@ -111,6 +114,7 @@ def _keep_opening(home: Home, checkpoint: str, settings: TrialSettings) -> None:
 @json_option
 def front(
     study: str | None,
+    reference: str | None,
     results: Path | None,
     published: bool,
     regime: str | None,
@@ -126,12 +130,12 @@ def front(
     from equipoise.platform.report.tables.front import show
     from equipoise.platform.stats.published import published_path, read_csv
 
-    if sum([study is not None, results is not None, published]) != 1:
-        raise click.UsageError("give one of: a STUDY, --results FILE.csv, or --published")
-    if study is not None:
+    if sum([study is not None, reference is not None, results is not None, published]) != 1:
+        raise click.UsageError("give one of: a STUDY, --reference NAME, --results FILE.csv, or --published")
+    if study is not None or reference is not None:
         if regime is not None:
             raise click.UsageError("--regime goes with --results or --published: a study has one regime")
-        found = conclude_study(places.study(study), out, tolerance)
+        found = conclude_study(places.read(study, reference), out, tolerance)
     else:
         path = published_path() if published else results
         assert path is not None
@@ -146,10 +150,12 @@ def front(
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["objectives", "variants", "presets", "regimes", "spaces", "studies"]))
+@click.argument(
+    "what", type=click.Choice(["objectives", "variants", "presets", "regimes", "spaces", "studies", "references"])
+)
 @json_option
 def list_(what: str, as_json: bool) -> None:
-    """List what ships: objectives, variants, presets, regimes, search spaces, studies."""
+    """List what ships: objectives, variants, presets, regimes, search spaces, studies, finished studies."""
     from equipoise.models.objectives import list_objectives
     from equipoise.platform.settings.files import load_yaml, shipped
     from equipoise.platform.settings.variant import variants
@@ -158,6 +164,11 @@ def list_(what: str, as_json: bool) -> None:
         found = {r.name: r.description for r in list_objectives()}
     elif what == "variants":
         found = {name: v.description for name, v in variants().items()}
+    elif what == "references":
+        from equipoise.platform.record.bundle import about
+        from equipoise.platform.study.bundling import references
+
+        found = {name: about(path)["description"] for name, path in references().items()}
     else:
         found = {name: load_yaml(path).get("description", "") for name, path in shipped(what).items()}
     if as_json:

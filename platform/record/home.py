@@ -36,6 +36,11 @@ class Home:
     optuna_storage: str | None = None
 
     @property
+    def bundle(self) -> Path | None:
+        """The file that its studies are read from, where they can be read only; None for a home that is written."""
+        return None
+
+    @property
     def data(self) -> Path:
         """Data sets; manifests' paths in regimes are relative to it."""
         return self.root / "data"

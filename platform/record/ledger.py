@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +151,20 @@ class Ledger:
     def set_fact(self, key: str, value: Any) -> None:
         """Store a JSON-able fact of the study."""
         self._execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
+
+    def facts(self) -> dict[str, Any]:
+        """All facts of the study."""
+        found = self._execute("SELECT key, value FROM facts ORDER BY key").fetchall()
+        return {row["key"]: json.loads(row["value"]) for row in found}
+
+    def restore(self, rows: Iterable[TrialRow]) -> None:
+        """Write trials of another book as they are, numbers and all, into an empty one."""
+        now = time.time()
+        for row in rows:
+            columns = {f.name: getattr(row, f.name) for f in fields(TrialRow)} | {"created": now, "updated": now}
+            columns |= {name: json.dumps(columns[name]) for name in JSON}
+            marks = ", ".join("?" * len(columns))
+            self._execute(f"INSERT INTO trials ({', '.join(columns)}) VALUES ({marks})", tuple(columns.values()))
 
     def open_trial(self, name: str, role: str, settings: str | None = None) -> TrialRow:
         """Write a new trial's identity."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from equipoise.platform.record.reading import read_json
+from equipoise.platform.record.runs import Runs
 from equipoise.platform.record.tracking import Tracker
 
 OPENINGS = "openings.json"  # artifact of a study's parent run
@@ -60,9 +61,9 @@ class Opening:
         return (self.by, self.study) == (other.by, other.study) and set(other.variants) <= set(self.variants)
 
 
-def openings_of(tracker: Tracker, run_id: str) -> tuple[Opening, ...]:
+def openings_of(tracker: Runs, run_id: str) -> tuple[Opening, ...]:
     """Openings that a study's parent run holds, oldest first."""
-    if OPENINGS not in {kept.path for kept in tracker.client.list_artifacts(run_id)}:
+    if OPENINGS not in tracker.files(run_id):
         return ()
     return tuple(Opening.of(one) for one in read_json(tracker, run_id, OPENINGS, "the openings of the test part"))
 

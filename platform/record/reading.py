@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.errors import StorageError
-from equipoise.platform.record.client import RESULT_TAG, TRAIN, TrackingError, quoted
+from equipoise.platform.record.client import RESULT_TAG, TRAIN, TrackingError
 from equipoise.platform.record.correctness import read_correctness
 from equipoise.platform.record.home import Home
+from equipoise.platform.record.runs import Runs
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.parts import EARLIER, Part, metric_of
@@ -95,7 +96,7 @@ class StudyRecord:
     @functools.cached_property
     def trials(self) -> tuple[Any, ...]:
         """MLflow runs of its trials, oldest first."""
-        return tuple(trial_runs(self.tracker, self.run_id))
+        return tuple(self.tracker.children(self.run_id))
 
     @property
     def finished(self) -> tuple[Any, ...]:
@@ -205,8 +206,7 @@ class StudyRecord:
         found: dict[str, list[tuple[int, float]]] = {}
         for run in self.trials if runs is None else runs:
             if TRAIN + metric in run.data.metrics:
-                history = self.tracker.client.get_metric_history(run.info.run_id, TRAIN + metric)
-                found[run.info.run_name] = sorted((m.step, m.value) for m in history)
+                found[run.info.run_name] = self.tracker.history(run.info.run_id, TRAIN + metric)
         return found
 
     @functools.cached_property
@@ -246,7 +246,9 @@ class StudyRecord:
             known = self.correctness
         except (StatisticsError, StorageError):  # the report says what is missing
             known = None
-        command = f"equipoise confirm {shlex.quote(self.name)}"
+        file = self.home.bundle
+        first = "" if file is None else f"equipoise unbundle {shlex.quote(str(file))}, then "
+        command = f"{first}equipoise confirm {shlex.quote(self.name)}"
         found = select(self.table, tolerance=tolerance, launched=self.launched, correctness=known, confirm=command)
         if "confirms" in self.definition:
             of = self.definition["confirms"]
@@ -267,10 +269,10 @@ class StudyRecord:
 
     def artifacts(self, folder: str) -> list[Any]:
         """Contents of all JSON artifacts in a folder of its parent run; empty where there is none."""
-        if not has_artifact(self.tracker, self.run_id, folder):
+        if not self.tracker.files(self.run_id, folder):
             return []
         with tempfile.TemporaryDirectory() as temporary:
-            kept = Path(self.tracker.client.download_artifacts(self.run_id, folder, temporary))
+            kept = self.tracker.fetch(self.run_id, folder, Path(temporary))
             return [json.loads(path.read_text()) for path in sorted(kept.glob("*.json"))]
 
     def picture(self, out: Path | None, name: str) -> Path:
@@ -278,7 +280,12 @@ class StudyRecord:
         return out or (self.folder if self.folder.is_dir() else Path.cwd()) / name
 
     def keep(self, *files: Path | None, **contents: Mapping[str, Any]) -> None:
-        """Log files, and contents as ``NAME.json``, to its parent run; None is no file."""
+        """Log files, and contents as ``NAME.json``, to its parent run; None is no file.
+
+        A study that is read from a bundle keeps nothing: the file stays as it was written.
+        """
+        if self.home.bundle is not None:
+            return
         with tempfile.TemporaryDirectory() as temporary:
             for name, content in contents.items():
                 written = Path(temporary) / f"{name}.json"
@@ -294,29 +301,21 @@ def _flags(run: Any) -> frozenset[str]:
     return frozenset(flag for flag in run.data.tags.get("flags", "").split(",") if flag)
 
 
-def find_study(tracker: Tracker, study: str | None) -> Any:
+def find_study(tracker: Runs, study: str | None) -> Any:
     """Parent run of a study, as :meth:`StudyRecord.open` finds it.
 
     Raises:
         TrackingError: if there is none, naming the studies there are.
     """
-    from mlflow.exceptions import MlflowException
-
-    named = f"tags.`{RESULT_TAG}` = '{quoted(study)}' AND " if study is not None else ""
-    found = tracker.search(f"{named}tags.role = 'study'")
+    found = tracker.studies(study)
     if found:
         return found[0]
     if study is not None:
-        with contextlib.suppress(MlflowException):
-            return tracker.client.get_run(study)
-    names = sorted({r.data.tags[RESULT_TAG] for r in tracker.search("tags.role = 'study'")})
+        with contextlib.suppress(TrackingError):
+            return tracker.run(study)
+    names = sorted({r.data.tags[RESULT_TAG] for r in tracker.studies()})
     known = f"known: {', '.join(names)}" if names else "there is none yet: run equipoise sweep or ablate"
     raise TrackingError(f"no study{f' {study!r}' if study else ''} in {tracker.uri}; {known}")
-
-
-def trial_runs(tracker: Tracker, parent: str) -> list[Any]:
-    """Child runs of a study's parent run, oldest first."""
-    return tracker.search(f"tags.`mlflow.parentRunId` = '{parent}'")[::-1]
 
 
 def accuracies_of(run: Any, benchmarks: Sequence[str], part: Part) -> dict[str, float]:
@@ -329,12 +328,7 @@ def accuracies_of(run: Any, benchmarks: Sequence[str], part: Part) -> dict[str, 
     return {name: metrics[metric] for name, metric in names.items() if metric in metrics}
 
 
-def has_artifact(tracker: Tracker, run_id: str, name: str) -> bool:
-    """Whether a run holds an artifact, or a folder of them."""
-    return bool(tracker.client.list_artifacts(run_id, name))
-
-
-def read_json(tracker: Tracker, run_id: str, name: str, what: str) -> Any:
+def read_json(tracker: Runs, run_id: str, name: str, what: str) -> Any:
     """Content of a JSON artifact.
 
     Args:
@@ -346,11 +340,9 @@ def read_json(tracker: Tracker, run_id: str, name: str, what: str) -> Any:
     Raises:
         TrackingError: if the run does not hold it, or it cannot be fetched.
     """
-    from mlflow.exceptions import MlflowException
-
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            kept = tracker.client.download_artifacts(run_id, name, temporary)
-        except (MlflowException, OSError) as error:
-            raise TrackingError(f"{what} cannot be read from {tracker.uri}: {error}") from None
-        return json.loads(Path(kept).read_text())
+            kept = tracker.fetch(run_id, name, Path(temporary))
+        except TrackingError as error:
+            raise TrackingError(f"{what}: {error}") from None
+        return json.loads(kept.read_text())

@@ -17,7 +17,8 @@ from urllib.parse import urlparse
 from sqlalchemy import create_engine, inspect, text
 
 from equipoise.platform.provenance import git_commit
-from equipoise.platform.record.client import PATIENCE_S, RESULT_TAG, TRAIN, PatientClient, TrackingError
+from equipoise.platform.record.client import PATIENCE_S, RESULT_TAG, TRAIN, PatientClient, TrackingError, quoted
+from equipoise.platform.record.runs import KeptRun
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import RECORDS
 
@@ -30,6 +31,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stand
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 IDENTITY = "equipoise.identity"
+PARENT = "mlflow.parentRunId"
+PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # what MLflow takes in one call
 
 VERSIONS = ("equipoise", "torch", "timm", "ray", "optuna", "mlflow", "numpy")  # what a result may depend on
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -105,7 +108,7 @@ class Tracker:
         run_id = self._create(
             f"{settings.variant_name} s{settings.seed}",
             {
-                "mlflow.parentRunId": parent,
+                PARENT: parent,
                 RESULT_TAG: study,
                 "trial": key,
                 "role": role,
@@ -128,7 +131,42 @@ class Tracker:
         self.client.log_text(run_id, settings.model_dump_json(indent=1), "settings.json")
         return run_id
 
-    def _create(self, name: str, tags: dict[str, str]) -> str:
+    def restore(self, run: KeptRun, parent: str | None = None, **tags: str) -> str:
+        """Make a run as it was in another record, under a new id, which is returned; artifacts are not among it.
+
+        Args:
+            run: as it was.
+            parent: run that it is a child of here.
+            tags: further ones.
+        """
+        from mlflow.entities import Metric, Param
+
+        gone = {IDENTITY, PARENT, "checkpoint"}
+        kept = {key: value for key, value in run.data.tags.items() if key not in gone} | tags
+        kept |= {} if parent is None else {PARENT: parent}
+        run_id = self._create(run.info.run_name, kept, run.info.start_time)
+        params = [Param(key, value) for key, value in run.data.params.items()]
+        # All at one moment: MLflow takes the value of the last step for the newest then.
+        points = [Metric(n, v, run.info.start_time, s) for n, history in run.history.items() for s, v in history]
+        for at in range(0, len(params), PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=params[at : at + PARAMS_AT_ONCE])
+        for at in range(0, len(points), METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=points[at : at + METRICS_AT_ONCE])
+        ended = {"RUNNING": "KILLED"}.get(run.info.status, run.info.status)
+        self.client.set_terminated(run_id, ended, run.info.end_time)
+        return run_id
+
+    def texts(self, run_id: str, contents: Mapping[str, bytes]) -> None:
+        """Log texts as artifacts under their paths."""
+        for path, content in contents.items():
+            self.client.log_text(run_id, content.decode(), path)
+
+    def delete(self, parent: str) -> None:
+        """Delete a study's run and those of its trials."""
+        for run in (*self.children(parent), self.run(parent)):
+            self.client.delete_run(run.info.run_id)
+
+    def _create(self, name: str, tags: dict[str, str], start_time: int | None = None) -> str:
         """Create a run and return its id; once, also where the answer to an earlier attempt was lost."""
         identity = uuid.uuid4().hex
         attempts = 0
@@ -138,7 +176,9 @@ class Tracker:
             attempts += 1
             if attempts > 1 and (found := self._search_page(f"tags.`{IDENTITY}` = '{identity}'", None)):
                 return str(found[0].info.run_id)
-            made = self.client.plain.create_run(self.experiment_id, run_name=name, tags={**tags, IDENTITY: identity})
+            made = self.client.plain.create_run(
+                self.experiment_id, start_time, {**tags, IDENTITY: identity}, run_name=name
+            )
             return str(made.info.run_id)
 
         return str(self.client.attempt(create))
@@ -178,7 +218,50 @@ class Tracker:
             self.client.set_tag(run_id, "error", error[:4000])
         self.client.set_terminated(run_id, MLFLOW_STATUS[status])
 
-    def search(self, query: str) -> list[Any]:
+    def studies(self, name: str | None = None) -> list[Any]:
+        """Parent runs of the studies of a name, or of all; newest first."""
+        named = f"tags.`{RESULT_TAG}` = '{quoted(name)}' AND " if name is not None else ""
+        return self._search(f"{named}tags.role = 'study'")
+
+    def run(self, run_id: str) -> Any:
+        """One run.
+
+        Raises:
+            TrackingError: there is none.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            raise TrackingError(f"there is no run {run_id!r} in {self.uri}: {error}") from None
+
+    def children(self, parent: str) -> list[Any]:
+        """Runs of a study's trials, oldest first."""
+        return self._search(f"tags.`mlflow.parentRunId` = '{parent}'")[::-1]
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Every value of a metric with its step, in the order of steps."""
+        return sorted((m.step, m.value) for m in self.client.get_metric_history(run_id, metric))
+
+    def files(self, run_id: str, folder: str | None = None) -> list[str]:
+        """Paths of the artifacts in a run, or in a folder of it, those in folders below left out."""
+        return [kept.path for kept in self.client.list_artifacts(run_id, folder) if not kept.is_dir]
+
+    def fetch(self, run_id: str, name: str, to: Path) -> Path:
+        """Copy an artifact, or a folder of them, into a folder; returns where it is.
+
+        Raises:
+            TrackingError: the run does not hold it, or it cannot be fetched.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.client.download_artifacts(run_id, name, str(to)))
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"{name} cannot be read from {self.uri}: {error}") from None
+
+    def _search(self, query: str) -> list[Any]:
         """Runs that match an MLflow filter, newest first."""
         runs: list[Any] = []
         token = None

@@ -11,7 +11,7 @@ from typing import Any
 from equipoise.platform.analysis.spending import Spending, spending
 from equipoise.platform.errors import StorageError
 from equipoise.platform.record.openings import openings_of
-from equipoise.platform.record.reading import StudyRecord, has_artifact
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.record.registry import CANDIDATE, MODEL_FOLDER, register
 from equipoise.platform.report.plots.cost import plot_cost
 from equipoise.platform.report.plots.curves import plot_curves
@@ -151,7 +151,7 @@ def register_encoders(record: StudyRecord, wanted: Mapping[str, str | None], stu
             continue
         run = min(runs, key=lambda r: int(r.data.tags["seed"]))
         try:
-            if not has_artifact(record.tracker, run.info.run_id, MODEL_FOLDER):
+            if not record.tracker.files(run.info.run_id, MODEL_FOLDER):
                 with checkpoints.find(run.data.tags["checkpoint"]).fetched() as files:
                     record.tracker.artifacts(run.info.run_id, files, MODEL_FOLDER)
         except (StorageError, FileNotFoundError) as error:  # a home may have been moved

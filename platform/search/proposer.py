@@ -11,15 +11,13 @@ from optuna.trial import TrialState
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.search.samplers import RUNGS_ATTRIBUTE, WARM_ATTRIBUTE, ShownStudy, make_sampler
-from equipoise.platform.search.store import SearchStore
+from equipoise.platform.search.store import OWNER_ATTRIBUTE, SearchStore
 from equipoise.platform.search.warm_start import Earlier
 from equipoise.platform.seeds import stream
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.settings.variant import BASELINE, Variant, load_variant
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 TRIAL_ATTRIBUTE = "equipoise.trial"
-OWNER_ATTRIBUTE = "equipoise.parent"
 WARMED_ATTRIBUTE = "equipoise.warm_started"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
@@ -16,7 +18,10 @@ from equipoise.platform.errors import StorageError, StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.storage import Place
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 DRIVER = "postgresql+psycopg2"
+OWNER_ATTRIBUTE = "equipoise.parent"  # of a search: MLflow's parent run of its study
 
 
 class SearchStore:
@@ -99,6 +104,76 @@ class SearchStore:
             said = said.replace(str(secret), "***") if secret else said
             raise StorageError(f"Optuna's storage {self.name} cannot be used: {said[:200]}") from None
 
+    def export(self, study: str) -> bytes:
+        """A journal that holds one search of the store, as its file's content.
+
+        Raises:
+            StorageError: the store cannot be used.
+            StudyError: it holds no such search.
+        """
+        if self._journal is not None and not self.missing:
+            content = self._journal.read_bytes()
+            return content[: content.rfind(b"\n") + 1]  # a driver may be writing the next line
+        with tempfile.TemporaryDirectory() as temporary:
+            target = SearchStore(f"{temporary}/optuna.journal")
+            copy_search(self, study, target.open())
+            return (Path(temporary) / "optuna.journal").read_bytes()
+
+    def restore(self, study: str, journal: bytes, owner: str) -> None:
+        """Put a search that :meth:`export` gave into the store.
+
+        Args:
+            study: its name.
+            journal: the content.
+            owner: whose it is from now on, see :class:`equipoise.platform.search.proposer.OptunaProposer`.
+
+        Raises:
+            StorageError: the store cannot be used, or holds a search of this name.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            kept = Path(temporary) / "optuna.journal"
+            kept.write_bytes(journal)
+            with self.errors_in_words():
+                try:
+                    copied = copy_search(SearchStore(str(kept)), study, self.open())
+                except optuna.exceptions.DuplicatedStudyError:
+                    raise StorageError(f"Optuna's storage {self.name} holds a search {study!r} already") from None
+                copied.set_user_attr(OWNER_ATTRIBUTE, owner)
+
+
+def copy_search(store: SearchStore, study: str, into: BaseStorage) -> optuna.Study:
+    """Copy one search with all that its sampler remembers.
+
+    Args:
+        store: where the search is.
+        study: its name.
+        into: another storage.
+
+    Raises:
+        StorageError: if the store cannot be used.
+        StudyError: if it holds no such search.
+    """
+    with store.errors_in_words():
+        source = store.open()
+        try:
+            found = source.get_study_id_from_name(study)
+        except KeyError:
+            raise StudyError(
+                f"Optuna's storage {store.name} holds no search {study!r}: name the right one with "
+                "--optuna-storage, or run equipoise sweep"
+            ) from None
+        copied = optuna.create_study(study_name=study, storage=into, directions=source.get_study_directions(found))
+        copied.add_trials(source.get_all_trials(found, deepcopy=False))
+        for key, value in source.get_study_user_attrs(found).items():
+            copied.set_user_attr(key, value)
+        made = into.get_study_id_from_name(study)
+        for key, value in source.get_study_system_attrs(found).items():
+            if ":parent:" in key:  # of the genetic samplers: ids of trials, which differ here
+                numbers = (source.get_trial_number_from_id(one) for one in value)
+                value = [into.get_trial_id_from_study_id_trial_number(made, n) for n in numbers]
+            into.set_study_system_attr(made, key, value)
+    return copied
+
 
 class Snapshot(SearchStore):
     """A copy in memory of one search of a store: what is asked of it or told to it is written nowhere.
@@ -115,29 +190,8 @@ class Snapshot(SearchStore):
     def __init__(self, store: SearchStore, study: str) -> None:
         self.name = store.name
         self._url = self._journal = None
-        with store.errors_in_words():
-            source = store.open()
-            try:
-                found = source.get_study_id_from_name(study)
-            except KeyError:
-                raise StudyError(
-                    f"Optuna's storage {store.name} holds no search {study!r}: name the right one with "
-                    "--optuna-storage, or run equipoise sweep"
-                ) from None
-            self._memory = InMemoryStorage()
-            copied = optuna.create_study(
-                study_name=study, storage=self._memory, directions=source.get_study_directions(found)
-            )
-            trials = source.get_all_trials(found, deepcopy=False)
-            copied.add_trials(trials)
-            for key, value in source.get_study_user_attrs(found).items():
-                copied.set_user_attr(key, value)
-            made = self._memory.get_study_id_from_name(study)
-            for key, value in source.get_study_system_attrs(found).items():
-                if ":parent:" in key:  # of the genetic samplers: ids of trials, which differ here
-                    numbers = (source.get_trial_number_from_id(one) for one in value)
-                    value = [self._memory.get_trial_id_from_study_id_trial_number(made, n) for n in numbers]
-                self._memory.set_study_system_attr(made, key, value)
+        self._memory = InMemoryStorage()
+        copy_search(store, study, self._memory)
 
     def open(self) -> BaseStorage:
         """The copy."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.ledger import ENDED, Ledger, Status, TrialRow
-from equipoise.platform.record.reading import trial_runs
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.proposer import OptunaProposer, Proposal
 from equipoise.platform.search.repeats import unused_seed
@@ -203,7 +202,7 @@ class Bookkeeper:
 
     def reconcile(self) -> None:
         """Before anything starts: make the book, Optuna and MLflow agree about what an earlier driver left behind."""
-        runs = {r.data.tags.get("trial"): r for r in trial_runs(self.tracker, self.plan.parent)}
+        runs = {r.data.tags.get("trial"): r for r in self.tracker.children(self.plan.parent)}
         for row in self.ledger.rows():
             if row.run_id is None and row.key in runs:
                 # The driver died between creating the run and writing its id down.

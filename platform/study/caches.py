@@ -8,7 +8,7 @@ import logging
 import math
 import pickle
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,17 +140,24 @@ def prepare_caches(
     Raises:
         ValueError: a manifest, decoding or cache error, in one sentence.
     """
-    manifests = [s.manifest for s in settings.regime.sources.values()]
-    if part is not None:
-        manifests += manifests_of(settings, part)
-    for manifest in manifests:
+    names = manifest_names(settings, part)
+    for manifest in names:
         if not (home.data / manifest).is_file():
             raise StudyError(
                 f"the manifest {home.data / manifest} of regime {settings.regime.name!r} does not exist: "
                 f"make it by {command_for(manifest)}, or name the home that has it with --home"
             )
     run = cache_runner(address)
-    names = dict.fromkeys(manifests)
     check_cache_space(settings, home.paths, names)
-    hashes = {m: open_cache(settings, home.paths, m, progress, run).manifest_hash for m in names}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
+    return data_identity({m: open_cache(settings, home.paths, m, progress, run).manifest_hash for m in names})
+
+
+def manifest_names(settings: TrialSettings, part: Part | None) -> tuple[str, ...]:
+    """Manifests that a trial reads, relative to the data folder; ``part`` is what it is scored on, None for nothing."""
+    sources = [s.manifest for s in settings.regime.sources.values()]
+    return tuple(dict.fromkeys([*sources, *(manifests_of(settings, part) if part is not None else [])]))
+
+
+def data_identity(hashes: Mapping[str, str]) -> str:
+    """Sixteen hex digits for the content of manifests, hash by name, together."""
+    return hashlib.sha256(json.dumps(dict(hashes), sort_keys=True).encode()).hexdigest()[:16]

@@ -18,6 +18,8 @@ from equipoise.platform.settings.study import StudyBase, SweepDefinition
 from equipoise.platform.storage import Place
 
 CHANGED = "given"  # fact of a study's book: what the command line changed of its definition
+PLACES = "places"  # fact of it: where it writes besides the home folder
+DATA = "data"  # fact of it: what its trials read, as sixteen hex digits
 # What may change between a study's start and its resumption without changing what its trials are.
 MAY_CHANGE = ("trials", "budget", "prices", "concurrent", "retries", "resources", "description")
 MAY_END = "early_stopping"  # may be left out from a resumption on: its looks may turn out to tell nothing
@@ -39,16 +41,22 @@ def remembered(home: Home, study: str | None, changes: Mapping[str, Any]) -> dic
     return before | dict(changes) | ({"resources": resources} if resources else {})
 
 
+def places_of(study: str, home: Home, searched: bool) -> dict[str, str | None]:
+    """Where a study writes besides the home folder, for its book; None where nowhere else."""
+    found: dict[str, str | None] = {"storage": None, "optuna_storage": None}
+    if home.place != Place.at(home.root / "studies"):
+        found["storage"] = str(home.place)
+    if home.optuna_storage is not None and searched:
+        found["optuna_storage"] = SearchStore.of(home, study).name
+    return found
+
+
 def refuse_other_places(definition: StudyBase, home: Home, ledger: Ledger) -> None:
     """A resumed study must find what it wrote where it wrote it."""
-    now: dict[str, str | None] = {"storage": None, "optuna_storage": None}
-    if home.place != Place.at(home.root / "studies"):
-        now["storage"] = str(home.place)
-    if home.optuna_storage is not None and isinstance(definition, SweepDefinition):
-        now["optuna_storage"] = SearchStore.of(home, definition.name).name
+    now = places_of(definition.name, home, isinstance(definition, SweepDefinition))
     if ledger.fact("definition") is None:
-        ledger.set_fact("places", now)
-    before = ledger.fact("places") or dict.fromkeys(now)
+        ledger.set_fact(PLACES, now)
+    before = ledger.fact(PLACES) or dict.fromkeys(now)
     for key, place in now.items():
         if place != before[key]:
             option = "--" + key.replace("_", "-")
@@ -69,6 +77,18 @@ def refuse_other_part(study: str, part: Part | None, ledger: Ledger) -> None:
         )
     if before is None:
         ledger.set_fact("part", part)
+
+
+def refuse_other_data(study: str, manifest_hash: str, ledger: Ledger) -> None:
+    """A resumed study goes on with the data it was begun on: on another machine a data set may have been built anew."""
+    before = ledger.fact(DATA)
+    if before is None:
+        ledger.set_fact(DATA, manifest_hash)
+    elif before != manifest_hash:
+        raise StudyError(
+            f"study {study!r} was begun on other data: its manifests had the hash {before}, here it is "
+            f"{manifest_hash}. Build or import the data as it was there, or name the home that has it with --home"
+        )
 
 
 def _same(key: str, now: Any, before: Any) -> bool:

@@ -28,7 +28,13 @@ from equipoise.platform.study.director import Director
 from equipoise.platform.study.plan import SearchPlan, StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
 from equipoise.platform.study.ray_tune import run
-from equipoise.platform.study.resume import CHANGED, parent_run, refuse_other_part, refuse_other_places
+from equipoise.platform.study.resume import (
+    CHANGED,
+    parent_run,
+    refuse_other_data,
+    refuse_other_part,
+    refuse_other_places,
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,7 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
     audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
     with home.book(asked.definition.name, create=True) as book:
         tracker = home.tracker()
+        refuse_other_data(asked.definition.name, manifest_hash, book)
         parent = _open(asked, home, book, tracker, options.given)
         log_audits(audits, tracker, parent)
         display = StudyDisplay(f"{asked.kind} {asked.definition.name}", options.quiet)

@@ -22,7 +22,7 @@ from equipoise.data.miniature import Sizes, build
 from equipoise.platform.cli import main as cli
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
-from equipoise.platform.record.reading import accuracies_of, trial_runs
+from equipoise.platform.record.reading import accuracies_of
 from equipoise.platform.report.plots import cost as plot_cost
 from equipoise.platform.report.plots import curves as plot_curves
 from equipoise.platform.report.plots import effects as plot_effects
@@ -188,7 +188,7 @@ def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
         if row.status == "finished":
             assert row.result is not None
             assert trial.values == list(row.result["accuracies"].values())
-    runs = {r.data.tags["trial"]: r for r in trial_runs(home.tracker(), parent)}
+    runs = {r.data.tags["trial"]: r for r in home.tracker().children(parent)}
     assert sorted(runs) == [r.key for r in rows]
     for row in rows:
         run = runs[row.key]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import StudyRecord, trial_runs
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.search import collapse
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.study import run as study
@@ -56,7 +56,7 @@ def test_trials_that_collapse_are_stopped_and_controls_are_not(
         "effective_rank": baseline.health[6].rank,
         "target_std": baseline.health[6].spread,
     }
-    runs = {r.data.tags["trial"]: r for r in trial_runs(home.tracker(), outcome.parent)}
+    runs = {r.data.tags["trial"]: r for r in home.tracker().children(outcome.parent)}
     for row in stopped:
         tags = runs[row.key].data.tags
         assert (row.stopped_at, tags["stopped_at_step"], tags["status"]) == (4, "4", "stopped")

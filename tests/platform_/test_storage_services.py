@@ -32,7 +32,7 @@ from equipoise.platform.cli import main as cli
 from equipoise.platform.errors import StorageError, StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
-from equipoise.platform.record.reading import StudyRecord, trial_runs
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.search.proposer import OptunaProposer
 from equipoise.platform.search.store import SearchStore
@@ -234,7 +234,7 @@ def test_an_ablation_in_an_object_store(
     assert found.notes == ()
     assert found.selection.candidate is not None
     tracker = home.tracker()
-    for run in trial_runs(tracker, outcome.parent):
+    for run in tracker.children(outcome.parent):
         names = {a.path for a in tracker.client.list_artifacts(run.info.run_id)}
         assert {"settings.json", "scores.json", "correctness"} <= names
         assert ("checkpoint" in names) == (run.data.tags["variant"] in (found.selection.candidate.variant, "baseline"))

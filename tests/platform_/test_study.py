@@ -22,7 +22,7 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
-from equipoise.platform.record.reading import StudyRecord, find_study, has_artifact, trial_runs
+from equipoise.platform.record.reading import StudyRecord, find_study
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
@@ -71,7 +71,7 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
 
     tracker = home.tracker()
     parent = find_study(tracker, "tiny-sweep")
-    runs = {r.data.tags["trial"]: r for r in trial_runs(tracker, outcome.parent)}
+    runs = {r.data.tags["trial"]: r for r in tracker.children(outcome.parent)}
     hw = runs["t0005"]
     assert hw.data.params["hard_region"] == "0.3"
     assert hw.data.params["delta"] == "0.0"
@@ -96,9 +96,9 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     logged = {a.path for a in tracker.client.list_artifacts(parent.info.run_id)}
     assert {"front.json", "front.png", "jepa.png", "effective_rank.png", "study.json", "audit"} <= logged
     assert found.selection.candidate is not None
-    chosen = [r for r in trial_runs(tracker, outcome.parent) if r.data.tags.get("candidate") == "true"]
+    chosen = [r for r in tracker.children(outcome.parent) if r.data.tags.get("candidate") == "true"]
     assert {r.data.tags["variant"] for r in chosen} == {found.selection.candidate.variant}
-    assert all(has_artifact(tracker, r.info.run_id, "checkpoint") for r in chosen)
+    assert all(tracker.files(r.info.run_id, "checkpoint") for r in chosen)
     assert found.selection.candidate.variant in parent_note(tracker, parent.info.run_id)
     for alias, variant in (("candidate", found.selection.candidate.variant), ("baseline", "baseline")):
         loaded = load_encoder(f"models:/tiny-sweep@{alias}", home.uri())

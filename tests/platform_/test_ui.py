@@ -22,7 +22,7 @@ from selenium.webdriver import Chrome
 
 from equipoise.platform.cli.main import cli
 from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import StudyRecord, accuracies_of, find_study, trial_runs
+from equipoise.platform.record.reading import StudyRecord, accuracies_of, find_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # the study they share was run by Ray
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
@@ -71,7 +71,7 @@ def served(
 def accuracies(studied: Home) -> dict[str, dict[str, float]]:
     """Of the first seed of every variant."""
     tracker = studied.tracker()
-    runs = trial_runs(tracker, find_study(tracker, "abl").info.run_id)
+    runs = tracker.children(find_study(tracker, "abl").info.run_id)
     found = {r.data.tags["variant"]: accuracies_of(r, BENCHMARKS, "test") for r in runs if r.data.tags["seed"] == "0"}
     assert set(found) == VARIANTS
     return found

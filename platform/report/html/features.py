@@ -24,9 +24,9 @@ from equipoise.models.diagnostics import principal_colours
 from equipoise.models.encoder import VideoEncoder
 from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import StudyRecord, has_artifact
+from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.record.registry import MODEL_FOLDER
-from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.record.runs import Runs
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.checkpoint import Checkpoint
 from equipoise.platform.trial.encoders import frozen_encoder
@@ -102,14 +102,14 @@ def _first_sentence(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".")
 
 
-def _checkpoint(tracker: Tracker, run: Any) -> Checkpoint:
+def _checkpoint(tracker: Runs, run: Any) -> Checkpoint:
     """Checkpoint of a trial, from where it was written or from its run's artifacts."""
     kept = run.data.tags.get("checkpoint")
     if kept is not None and (checkpoints.find(kept) / checkpoints.RECORD).exists():
         return checkpoints.load(kept)
-    if has_artifact(tracker, run.info.run_id, MODEL_FOLDER):
+    if tracker.files(run.info.run_id, MODEL_FOLDER):
         with tempfile.TemporaryDirectory() as temporary:
-            return checkpoints.load(Path(tracker.client.download_artifacts(run.info.run_id, MODEL_FOLDER, temporary)))
+            return checkpoints.load(tracker.fetch(run.info.run_id, MODEL_FOLDER, Path(temporary)))
     raise CheckpointError(f"the checkpoint of {run.info.run_name} is neither where it was written nor in the record")
 
 
