@@ -23,12 +23,19 @@ from equipoise.platform.report.html.page import write_report
 from equipoise.platform.settings import study as definitions
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.parts import Part
-from equipoise.platform.settings.study import AblationDefinition, ConfirmationDefinition, StudyBase, SweepDefinition
+from equipoise.platform.settings.study import (
+    AblationDefinition,
+    ConfirmationDefinition,
+    ReplicationDefinition,
+    StudyBase,
+    SweepDefinition,
+)
 from equipoise.platform.stats.published import published_path, read_csv
 from equipoise.platform.stats.selection import Selection
 from equipoise.platform.stats.selection import select as select_from
 from equipoise.platform.stats.table import ResultTable
 from equipoise.platform.study import run
+from equipoise.platform.study.bundling import bundle, open_bundle
 from equipoise.platform.study.confirm import confirmation_after, confirmations
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.encoders import frozen_encoder
@@ -86,7 +93,7 @@ class Study:
 
     @property
     def definition(self) -> StudyBase:
-        """What was asked for: a sweep, an ablation or a confirmation.
+        """What was asked for: a sweep, an ablation, a confirmation or a replication.
 
         Raises:
             TrackingError: if the record does not hold it.
@@ -95,6 +102,8 @@ class Study:
         kind: type[StudyBase] = AblationDefinition
         if "confirms" in content:
             kind = ConfirmationDefinition
+        elif "replicates" in content:
+            kind = ReplicationDefinition
         elif "sampler" in content:
             kind = SweepDefinition
         return parse(kind, content, f"the definition of study {self.name}")
@@ -214,6 +223,20 @@ class Study:
         """
         return write_report(self._record, None if out is None else Path(out)).path
 
+    def bundle(self, path: str | Path) -> Path:
+        """Write it into one file, which :func:`reference` reads and ``equipoise unbundle`` makes a study again.
+
+        Args:
+            path: the file, ending in ``.bundle``.
+
+        Raises:
+            StudyError: its book is in another home.
+            StorageError: outcomes of its trials cannot be read.
+        """
+        file = Path(path)
+        bundle(self._record).write(file)
+        return file
+
     def encoder(self, alias: str = CANDIDATE) -> VideoEncoder:
         """The frozen encoder that the study ends with, as :func:`load_encoder` loads it.
 
@@ -239,6 +262,19 @@ def open_study(name: str | None = None, home: HomeLike = HOME, tracking_uri: str
         TrackingError: no such study, naming those there are; or the store cannot be reached.
     """
     return Study(StudyRecord.open(_home(home, tracking_uri), name))
+
+
+def reference(name_or_path: str | Path, home: HomeLike = HOME) -> Study:
+    """A finished study that ships with Equipoise, or one in a bundle's file; to be read, not written to.
+
+    Args:
+        name_or_path: ``miniature`` (``equipoise list references``), or a file of ``equipoise bundle``.
+        home: the folder below whose ``references/`` its tables are laid out.
+
+    Raises:
+        BundleError: no such reference, or a file that cannot be read.
+    """
+    return Study(open_bundle(str(name_or_path), _home(home, None).root))
 
 
 def load_sweep(name_or_path: str | Path, **changes: Any) -> SweepDefinition:

@@ -1,22 +1,30 @@
-"""The commands that move studies: `equipoise bundle`, `unbundle`."""
+"""The commands that move studies and repeat them: `equipoise bundle`, `unbundle`, `replicate`."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from equipoise.platform.cli.options import (
     Places,
+    StudyOptions,
     emit,
+    gathered,
     home_options,
     json_option,
     optuna_storage_option,
     progress_bar,
     storage_option,
 )
+from equipoise.platform.cli.running import run, say_failures
 from equipoise.platform.errors import EquipoiseError
+
+if TYPE_CHECKING:
+    from equipoise.platform.record.home import Home
+    from equipoise.platform.study.run import Outcome, RunOptions
 
 
 @click.command()
@@ -72,3 +80,52 @@ def unbundle(file: Path, places: Places, as_json: bool) -> None:
     click.echo(f"Show it:    equipoise front {found.study}{where}")
     if found.resume is not None:
         click.echo(f"Go on here: equipoise {found.resume}{where}")
+
+
+@click.command()
+@click.argument("reference", metavar="NAME|FILE")
+@click.option("--variant", "variants", multiple=True, help="Only this; may be given more than once.")
+@click.option("--seeds", type=click.IntRange(2), help="Fresh seeds of each; default: as many as its baseline has.")
+@click.option("--name", help="Name of the replication; default: the study's, ending in -replication.")
+@click.option("--resume", is_flag=True, help="Go on with the replication of this name.")
+@click.option("--concurrent", type=click.IntRange(1), help="Trials at once; default: as in the study.")
+@click.option("--address", help="Address of a Ray cluster, or auto; default: start one here.")
+@storage_option
+@home_options
+@json_option
+@gathered(StudyOptions, "asked")
+def replicate(
+    reference: str,
+    variants: tuple[str, ...],
+    seeds: int | None,
+    places: Places,
+    asked: StudyOptions,
+    as_json: bool,
+) -> None:
+    """Run the study of a bundle FILE, or one that ships, again on fresh seeds, and compare every difference.
+
+    Of a search its leading three mixes are run, else all that it compares. Everything but the seeds is as it was.
+    """
+    from rich.console import Console
+
+    from equipoise.platform.report.replication import conclude_replication
+    from equipoise.platform.report.tables.replication import show_replication
+    from equipoise.platform.study.bundling import open_bundle
+    from equipoise.platform.study.replicate import replicate as start
+
+    source = open_bundle(reference, places.open().root)
+
+    def runner(home: Home, options: RunOptions) -> Outcome:
+        return start(
+            source, home, options, variants=variants, seeds=seeds, name=asked.name, concurrent=asked.concurrent
+        )
+
+    again = f"replicate {shlex.quote(reference)}" + "".join(f" --variant {shlex.quote(v)}" for v in variants)
+    again += "" if seeds is None else f" --seeds {seeds}"
+    outcome = run(runner, places, asked, again)
+    say_failures(outcome)
+    found = conclude_replication(places.study(outcome.name), source, keep=True)
+    if as_json:
+        emit({**outcome.to_dict(), "replication": found.to_dict()})
+    else:
+        show_replication(found, Console())

@@ -43,7 +43,7 @@ def claims(
     from equipoise.platform.stats.published import published_path
 
     if sum([target is not None, reference is not None, published]) != 1:
-        raise click.UsageError("give one of: a STUDY, a file ending in .csv, --reference NAME, or --published")
+        raise click.UsageError("give one of: a STUDY, a file ending in .csv, --published, or --reference NAME")
     loaded = load_claims(name or PUBLISHED_CLAIMS)
     if reference is not None:
         evidence = from_study(places.read(None, reference))

@@ -7,7 +7,7 @@ import errno
 import click
 
 from equipoise.platform.cli.audit import audit
-from equipoise.platform.cli.bundles import bundle, unbundle
+from equipoise.platform.cli.bundles import bundle, replicate, unbundle
 from equipoise.platform.cli.claims import claims
 from equipoise.platform.cli.confirm import confirm
 from equipoise.platform.cli.data import data
@@ -26,7 +26,7 @@ def cli() -> None:
     """Find Pareto-balanced training objectives for self-supervised video models."""
 
 
-STUDIES = (ablate, bundle, confirm, pretrain, quickstart, sweep, unbundle)
+STUDIES = (ablate, bundle, confirm, pretrain, quickstart, replicate, sweep, unbundle)
 RESULTS = (audit, claims, effects, explain, front, probe, report, ui)
 for command in (*STUDIES, *RESULTS, data, list_, space):
     cli.add_command(command)

@@ -88,7 +88,8 @@ def conclude_study(
     title = f"Study {record.name}"
     found = _drawn(record.select(tolerance), record.picture(out, PICTURE), title)
     found = _against_cost(found, spending(record.trials, record.definition, found.selection), title)
-    notes = _keep(record, found) if keep else []
+    # A study that is read from a bundle keeps nothing.
+    notes = _keep(record, found) if keep and record.home.bundle is None else []
     return replace(found, weights=record.weights, notes=tuple(notes), openings=opened(record))
 
 

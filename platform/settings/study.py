@@ -338,6 +338,20 @@ def space_settings(definition: SweepDefinition, seed: int | None = None) -> Tria
     return definition.trial(name, definition.middle(), definition.trial_seed if seed is None else seed, preset, regime)
 
 
+class ReplicationDefinition(StudyBase):
+    """Mixes of a study and both controls, with fresh seeds.
+
+    Attributes:
+        replicates: the study.
+        mixes: its mixes that run again.
+        seeds: of every mix and control; none of the study's own.
+    """
+
+    replicates: str
+    mixes: dict[str, Variant] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+
+
 class ConfirmationDefinition(StudyBase):
     """The top variants of a study and both controls, with fresh seeds.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         open_study,
         published,
         read_results,
+        reference,
         select,
         sweep,
     )
@@ -32,6 +33,7 @@ __all__ = [
     "open_study",
     "published",
     "read_results",
+    "reference",
     "select",
     "sweep",
 ]

@@ -683,7 +683,7 @@ def test_own_claims_by_path(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), "give one of: a STUDY, a file ending in .csv, or --published"),
+        ((), "give one of: a STUDY, a file ending in .csv, --published, or --reference NAME"),
         (("x.csv", "--published"), "give one of"),
         (("x.csv",), "no results file at x.csv"),
         (("smal", "--home", "."), "no study 'smal'"),

@@ -112,7 +112,7 @@ def test_find_takes_names_and_paths(tmp_path: Path) -> None:
     assert find("presets", str(own), "preset") == own
     with pytest.raises(SettingsError, match=r"unknown preset 'nanno'; did you mean 'nano'\?"):
         find("presets", "nanno", "preset")
-    with pytest.raises(SettingsError, match=r"unknown regime 'xyzzy'; known: miniature, mixed"):
+    with pytest.raises(SettingsError, match=r"unknown regime 'xyzzy'; known: miniature, miniature_single"):
         load_regime("xyzzy")
     with pytest.raises(SettingsError, match=r"preset file .*gone\.yaml does not exist; shipped: base, nano"):
         find("presets", str(tmp_path / "gone.yaml"), "preset")

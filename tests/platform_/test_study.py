@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 
 from equipoise.platform.api import load_encoder
 from equipoise.platform.errors import StudyError
+from equipoise.platform.record.bundle import Bundle
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
@@ -27,6 +28,7 @@ from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
 from equipoise.platform.study import run as study
+from equipoise.platform.study.bundling import bundle, unbundle
 from equipoise.platform.study.run import RunOptions
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.audit import AuditError
@@ -249,7 +251,19 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
     client = home.tracker().client
     states = {r.info.status for r in client.search_runs([home.tracker().experiment_id])}
     assert "RUNNING" not in states
-    time.sleep(1)
+    # One copy of it goes on in another home, which has the data and nothing else of this one.
+    bundle(StudyRecord.open(home, "stopped")).write(tmp_path / "stopped.bundle")
+    elsewhere = Home(tmp_path / "elsewhere")
+    elsewhere.root.mkdir()
+    for shared in ("data", "cache"):
+        (elsewhere.root / shared).symlink_to((home.root / shared).resolve())
+    came = unbundle(Bundle.read(tmp_path / "stopped.bundle"), elsewhere)
+    assert came.resume is not None
+    assert (came.finished, came.open >= 1) == (2, True)
+    there = [sys.executable, "-m", "equipoise", *shlex.split(came.resume), "--home", str(elsewhere.root), "--json"]
+    moved = subprocess.run(there, capture_output=True, text=True, env=env, timeout=400, check=False)
+    assert moved.returncode == 0, moved.stderr
+    assert set(check_books(elsewhere, "stopped", 4).values()) == {"finished"}
     done = subprocess.run(
         command(home, file, "--resume", "--json"), capture_output=True, text=True, env=env, timeout=400, check=False
     )
@@ -260,6 +274,10 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
     ledger.close()
     assert attempts["t0003"] == 2
     assert attempts["t0002"] == 1
+    with home.book("stopped") as here, elsewhere.book("stopped") as other:
+        ended = {row.key: (row.name, (row.result or {})["accuracies"]) for row in here.rows()}
+        assert {row.key: (row.name, (row.result or {})["accuracies"]) for row in other.rows()} == ended
+        assert [row.attempts for row in other.rows()][:2] == [1, 1], "what was finished is not run again"
     history = home.tracker().client.get_metric_history(
         next(r.run_id for r in Ledger(home.folder("stopped") / "ledger.db").rows() if r.key == "t0003") or "",
         "train/loss",

@@ -56,7 +56,7 @@ class Runs:
     def end(self, run_id: str, status: str, error: str | None = None) -> None:
         self.status[run_id] = status
 
-    def search(self, query: str) -> list[Any]:
+    def children(self, parent: str) -> list[Any]:
         return []
 
 
