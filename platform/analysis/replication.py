@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from equipoise.platform.analysis.differences import Differences, differences, noise_of
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.variant import BASELINE, CONTROLS
-from equipoise.platform.stats.noise import study_noise
 from equipoise.platform.stats.resampling import Spread
 from equipoise.platform.stats.table import Part
-from equipoise.platform.stats.uncertainty import Difference, Sample, compare, holm
+from equipoise.platform.stats.uncertainty import Difference, Sample, compare
 
 MANY = 1e9  # degrees of freedom
 REPLICATED, REFUTED, NEW = "replicated", "refuted", "found only on fresh seeds"
@@ -169,8 +169,7 @@ def replication_of(record: StudyRecord, source: StudyRecord, *, level: float = 0
     """
     if record.definition.get("replicates") != source.name:
         raise StudyError(f"study {record.name!r} does not replicate {source.name!r}")
-    old, new = (_Side(one) for one in (source, record))
-    was, now = old.differences(level), new.differences(level)
+    was, now = differences(source, level), differences(record, level)
     shared = [key for key in was if key in now]
     if not shared:
         raise StudyError(f"study {record.name!r} has no finished variant of {source.name!r} yet: go on with --resume")
@@ -179,6 +178,7 @@ def replication_of(record: StudyRecord, source: StudyRecord, *, level: float = 0
     same = hashes[0] == hashes[1]
     if not same:
         notes.append("The data is not that of the study: what differs may be that.")
+    together = _together(source, record, level) if same else {}
     missing = [v for v in record.definition["mixes"] if not any(key[0] == v for key in shared)]
     if missing:
         notes.append(f"Without a score on fresh seeds: {', '.join(missing)}.")
@@ -188,35 +188,20 @@ def replication_of(record: StudyRecord, source: StudyRecord, *, level: float = 0
         part=record.part,
         seeds=tuple(record.definition["seeds"]),
         benchmarks=record.benchmarks,
-        differences=tuple(
-            _both(was[key], now[key], old.with_seeds_of(new, *key, level) if same else None) for key in shared
-        ),
+        differences=tuple(_both(was[key], now[key], together.get(key)) for key in shared),
         notes=tuple(notes),
     )
 
 
-class _Side:
-    """The samples of one of the two studies."""
-
-    def __init__(self, record: StudyRecord) -> None:
-        self.found, self.table = record.samples, record.table
-        # An encoder that was never trained says nothing of what a training's seed does.
-        self.noise = study_noise(self.table, leave_out=tuple(c for c in CONTROLS if c != BASELINE))
-
-    def differences(self, level: float) -> dict[tuple[str, str], Difference]:
-        """Every variant against the baseline on every benchmark; all of them are one family."""
-        family = [
-            compare(self.found[v, b], self.found[BASELINE, b], noise=self.noise.residual(b), level=level)
-            for v in self.table.variants
-            for b in self.table.benchmarks
-            if v not in CONTROLS and (v, b) in self.found and (BASELINE, b) in self.found
-        ]
-        return {(d.variant, d.benchmark): d for d in holm(family)}
-
-    def with_seeds_of(self, other: _Side, variant: str, benchmark: str, level: float) -> Difference:
-        """The difference over the seeds of both, on the items that both were scored on."""
-        mix, baseline = (_merged(self.found[v, benchmark], other.found[v, benchmark]) for v in (variant, BASELINE))
-        return compare(mix, baseline, noise=self.noise.residual(benchmark), level=level)
+def _together(source: StudyRecord, record: StudyRecord, level: float) -> Differences:
+    """Differences over the seeds of both studies, on the items that both were scored on."""
+    old, new, noise = source.samples, record.samples, noise_of(source)
+    both = {key: _merged(old[key], new[key]) for key in old if key in new}
+    return {
+        (v, b): compare(sample, both[BASELINE, b], noise=noise.residual(b), level=level)
+        for (v, b), sample in both.items()
+        if v not in CONTROLS
+    }
 
 
 def _merged(one: Sample, other: Sample) -> Sample:

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, reference_option, storage_option
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, storage_option
 
 
 @click.command()
 @click.argument("target", metavar="[STUDY|CSV]", required=False)
-@reference_option
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="A study that ships, or a bundle; several, of different regimes, for claims about several.",
+)
 @click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
 @click.option("--claims", "name", help="A YAML file of claims; default: those of the paper.")
 @click.option("--level", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
@@ -21,7 +27,7 @@ from equipoise.platform.cli.options import Places, emit, home_options, json_opti
 @json_option
 def claims(
     target: str | None,
-    reference: str | None,
+    references: tuple[str, ...],
     published: bool,
     name: str | None,
     level: float,
@@ -36,23 +42,23 @@ def claims(
     """
     from rich.console import Console
 
-    from equipoise.platform.analysis.claims.evidence import from_csv, from_study
+    from equipoise.platform.analysis.claims.evidence import from_csv, from_studies
     from equipoise.platform.analysis.claims.judge import judge_claims
     from equipoise.platform.analysis.claims.vocabulary import PUBLISHED_CLAIMS, load_claims
     from equipoise.platform.report.tables.claims import show
     from equipoise.platform.stats.published import published_path
 
-    if sum([target is not None, reference is not None, published]) != 1:
+    if sum([target is not None, bool(references), published]) != 1:
         raise click.UsageError("give one of: a STUDY, a file ending in .csv, --published, or --reference NAME")
     loaded = load_claims(name or PUBLISHED_CLAIMS)
-    if reference is not None:
-        evidence = from_study(places.read(None, reference))
+    if references:
+        evidence = from_studies(*(places.read(None, one) for one in references))
     elif target is None:
         evidence = from_csv(published_path(), loaded, "the published table")
     elif Path(target).suffix.lower() == ".csv":
         evidence = from_csv(Path(target), loaded)
     else:
-        evidence = from_study(places.study(target))
+        evidence = from_studies(places.study(target))
     found = judge_claims(loaded, evidence, level=level)
     if as_json:
         emit(found.to_dict())

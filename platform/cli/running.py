@@ -103,8 +103,19 @@ def conclude(
     design: bool,
     as_json: bool,
     confirmed: Outcome | None = None,
+    reference: str | None = None,
 ) -> None:
-    """Select from a study that ran, show what a design's factors add, and what its confirmation came to."""
+    """Select from a study that ran, show what a design's factors add, and what its confirmation came to.
+
+    Args:
+        outcome: of the study.
+        places: where it is.
+        asked: how it was run.
+        design: its variants are cells of a design.
+        as_json: print JSON and nothing else.
+        confirmed: of its confirmation, where one ran.
+        reference: a study that ships, beside which it is placed.
+    """
     from rich.console import Console
 
     from equipoise.platform.report.front import conclude_study
@@ -135,6 +146,15 @@ def conclude(
             show_effects(effects, picture, Console())
     if confirmed is not None:
         content["confirmation"] = conclude_confirmed(confirmed, places, asked, not as_json)
+    if reference is not None:
+        from equipoise.platform.analysis.beside import beside
+        from equipoise.platform.report.tables.beside import show_beside
+        from equipoise.platform.study.bundling import open_bundle
+
+        placed = beside(record, open_bundle(reference, places.open().root))
+        content["beside"] = placed and placed.to_dict()
+        if placed is not None and not as_json:
+            show_beside(placed, Console())
     if as_json:
         emit(content)
     where = f"{outcome.name} {places.record}"

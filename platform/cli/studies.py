@@ -167,4 +167,4 @@ def quickstart(trials: int | None, overrides: tuple[str, ...], places: Places, a
     # A second quickstart goes on with the first, or shows it where it is complete.
     asked = StudyOptions(resume=home.has_book(definition.name))
     outcome = run(functools.partial(study.sweep, definition), places, asked, "sweep quickstart")
-    conclude(outcome, places, asked, False, as_json)
+    conclude(outcome, places, asked, False, as_json, reference="miniature")

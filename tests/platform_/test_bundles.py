@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -15,12 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from equipoise.platform.analysis.beside import beside
 from equipoise.platform.analysis.replication import replication_of
 from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.record.bundle import ABOUT, Bundle, BundleError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord
+from equipoise.platform.report.tables.beside import show_beside
 from equipoise.platform.settings.study import load_ablation
 from equipoise.platform.study import bundling
 from equipoise.platform.study import run as study
@@ -116,6 +120,27 @@ def test_every_number_behind_a_picture_is_there(file: Path, studied: Home, elsew
         assert other.weights == here.weights
         assert other.settings == here.settings
         assert other.artifacts("audit") == here.artifacts("audit")
+
+
+def test_claims_rest_on_one_study_of_a_regime(file: Path, call: Call, tmp_path: Path) -> None:
+    twice = ("--reference", file, "--reference", file)
+    assert "are both of regime miniature: claims rest on one study" in call("claims", *twice, "--home", tmp_path)[2]
+
+
+def test_a_small_study_is_placed_beside_another(file: Path, studied: Home, tmp_path: Path) -> None:
+    record, other = StudyRecord.open(studied, "abl"), open_bundle(str(file), tmp_path)
+    found = beside(record, other)
+    assert found is not None
+    assert set(found.variants) == {"fwm_hw_ld", "motion_guided", "hw"}
+    assert not found.unlike, "it is the same study"
+    for (variant, benchmark), difference in found.small.items():
+        assert difference.estimate == found.record[variant, benchmark].estimate
+        values = [record.table.values(name, benchmark) for name in (variant, "baseline")]
+        gains = [values[0][seed] - values[1][seed] for seed in values[0]]
+        assert difference.estimate == pytest.approx(np.mean(gains))
+    show_beside(found, Console(file=(out := io.StringIO()), width=80))
+    assert all(len(line) <= 80 for line in out.getvalue().splitlines())
+    assert found.sentence in " ".join(out.getvalue().split())
 
 
 def test_a_report_is_written_from_the_file_and_the_file_stays(file: Path, call: Call, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import norm
 
-from equipoise.platform.analysis.claims.evidence import from_csv, from_study
+from equipoise.platform.analysis.claims.evidence import from_csv, from_studies
 from equipoise.platform.analysis.claims.judge import Evidence, Finding, Judgement, judge_claims
 from equipoise.platform.analysis.claims.scene import REFUTED, SUPPORTED, UNCLEAR, UNTESTABLE
 from equipoise.platform.analysis.claims.vocabulary import (
@@ -540,7 +540,7 @@ def study_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 def test_a_miniature_study_stands_in(study_home: Home) -> None:
     loaded = load_claims()
-    evidence = from_study(StudyRecord.open(study_home, "small"))
+    evidence = from_studies(StudyRecord.open(study_home, "small"))
     assert evidence.width == load_preset("nano").model.encoder.width
     found = {f.claim.id: f for f in judge_claims(loaded, evidence).findings}
     ld_alone = found[6]
@@ -594,7 +594,7 @@ def test_outcomes_of_items_are_paired_where_they_are_at_hand(study_home: Home) -
         tracker.end(run, "finished")
     ledger.close()
     claims = only({"gain": {"variants": ["ld"], "benchmark": "mini_ssv2", "direction": "up"}}, regime="miniature")
-    evidence = from_study(StudyRecord.open(home, "paired"))
+    evidence = from_studies(StudyRecord.open(home, "paired"))
     lows = []
     for one in (evidence, dataclasses.replace(evidence, correctness={})):
         finding = judge_claims(claims, one).findings[0]
@@ -704,4 +704,4 @@ def test_a_study_without_a_finished_trial_says_so(tmp_path: Path) -> None:
     parent = tracker.start_study("empty", "ablation", {"regime": "miniature"})
     tracker.tag(parent, benchmarks="[]")
     with pytest.raises(TrackingError, match="no finished trial"):
-        from_study(StudyRecord.open(home, "empty"))
+        from_studies(StudyRecord.open(home, "empty"))

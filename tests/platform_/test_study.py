@@ -259,7 +259,9 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
         (elsewhere.root / shared).symlink_to((home.root / shared).resolve())
     came = unbundle(Bundle.read(tmp_path / "stopped.bundle"), elsewhere)
     assert came.resume is not None
-    assert (came.finished, came.open >= 1) == (2, True)
+    assert came.finished >= 1
+    assert came.open >= 1
+    before = {row.key for row in Bundle.read(tmp_path / "stopped.bundle").rows if row.status == "finished"}
     there = [sys.executable, "-m", "equipoise", *shlex.split(came.resume), "--home", str(elsewhere.root), "--json"]
     moved = subprocess.run(there, capture_output=True, text=True, env=env, timeout=400, check=False)
     assert moved.returncode == 0, moved.stderr
@@ -277,7 +279,7 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
     with home.book("stopped") as here, elsewhere.book("stopped") as other:
         ended = {row.key: (row.name, (row.result or {})["accuracies"]) for row in here.rows()}
         assert {row.key: (row.name, (row.result or {})["accuracies"]) for row in other.rows()} == ended
-        assert [row.attempts for row in other.rows()][:2] == [1, 1], "what was finished is not run again"
+        assert {r.attempts for r in other.rows() if r.key in before} == {1}, "what was finished is not run again"
     history = home.tracker().client.get_metric_history(
         next(r.run_id for r in Ledger(home.folder("stopped") / "ledger.db").rows() if r.key == "t0003") or "",
         "train/loss",

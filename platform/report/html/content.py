@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from equipoise.platform.analysis.confirmation import Confirmation, confirmation_of
+from equipoise.platform.analysis.differences import against
 from equipoise.platform.analysis.effects import Effects, effects_of
 from equipoise.platform.analysis.importance import Importance, ImportanceError, search_importance
 from equipoise.platform.analysis.spending import Measure, Spending, spending
@@ -20,7 +21,7 @@ from equipoise.platform.search.store import SearchStore
 from equipoise.platform.stats.noise import SeedNoise, study_noise
 from equipoise.platform.stats.selection import RankedVariant, Selection
 from equipoise.platform.stats.table import ResultTable
-from equipoise.platform.stats.uncertainty import Difference, Sample, StatisticsError, compare, holm, interval, samples
+from equipoise.platform.stats.uncertainty import Difference, Sample, StatisticsError, interval, samples
 
 SINGLE = "one seed: test items only"
 UNKNOWN = "not known"
@@ -231,12 +232,8 @@ def compare_all(
             continue
         # The baseline against the untrained encoder is asked once, on the side where a gain means that it learned.
         others = [r.variant for r in selection.rows if r.variant not in (control, selection.random_init)]
-        family = [
-            compare(found[v, b], found[control, b], noise=noise.residual(b))
-            for v in others
-            for b in selection.benchmarks
-        ]
-        differences |= {(d.variant, d.against, d.benchmark): d for d in holm(family)}
+        family = against(control, others, selection.benchmarks, found, noise)
+        differences |= {(d.variant, d.against, d.benchmark): d for d in family.values()}
     return differences
 
 
