@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from equipoise.data.errors import ArgumentError, DataError
+
 Frame = NDArray[np.uint8]
 Points = NDArray[np.float64]
 
@@ -47,7 +49,7 @@ SPRITE = 48  # px, side of a sprite's own picture
 _FILL = 42  # px, longer side of what is visible inside it
 
 
-class SourceFilesError(FileNotFoundError):
+class SourceFilesError(DataError, FileNotFoundError):
     """A file that an installed package should carry is not there."""
 
 
@@ -196,7 +198,7 @@ def _filled(mask: Image.Image) -> Image.Image:
     """The mask cut to what is visible and scaled so that its longer side fills a sprite."""
     box = mask.getbbox()
     if box is None:
-        raise ValueError("A sprite's mask is empty.")
+        raise ArgumentError("A sprite's mask is empty.")
     cut = mask.crop(box)
     scale = _FILL / max(cut.size)
     size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
@@ -244,7 +246,7 @@ class Studio:
         border = int(picture.shape[1] * TRAIN_SHARE)
         low, high = (border, picture.shape[1]) if self.split == "test" else (0, border)
         if high - low < width:
-            raise ValueError(f"A crop {width} px wide does not fit into {high - low} px; use smaller frames.")
+            raise ArgumentError(f"A crop {width} px wide does not fit into {high - low} px; use smaller frames.")
         x = int(self.rng.integers(low, high - width + 1))
         y = int(self.rng.integers(0, picture.shape[0] - height + 1))
         part = picture[y : y + height, x : x + width]

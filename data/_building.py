@@ -33,6 +33,7 @@ from equipoise.data.decode import (
     uniform_indices,
 )
 from equipoise.data.decode_report import DecodeReport
+from equipoise.data.errors import DataError
 from equipoise.data.manifest import Manifest
 
 _FORMAT = 2
@@ -47,7 +48,7 @@ LESS = (
 )
 
 
-class CacheError(ValueError):
+class CacheError(DataError, ValueError):
     """A clip cache cannot be built where it was asked for, or with these settings."""
 
 

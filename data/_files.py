@@ -26,6 +26,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from equipoise.data.errors import DataError
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and how much there is in all."""
 
@@ -37,11 +39,11 @@ _TRIES = 3  # deaths of worker processes on a job that say nothing of a file
 _FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}  # of the code that ran
 
 
-class LostFileError(ValueError):
+class LostFileError(DataError, ValueError):
     """A worker process died, or had to be ended, while it was at this file."""
 
 
-class WorkerError(RuntimeError):
+class WorkerError(DataError, RuntimeError):
     """Worker processes die, and not because of a file they were at."""
 
 

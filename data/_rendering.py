@@ -23,6 +23,7 @@ from PIL import Image
 from equipoise.data._art import Frame
 from equipoise.data._files import Progress, locked, run_jobs, unfinished
 from equipoise.data._scenes import Scene
+from equipoise.data.errors import DataError
 from equipoise.data.manifest import Manifest
 
 """Called with a stage such as ``mini_ucf/train``, items finished and items in all."""
@@ -31,7 +32,7 @@ SPLITS = ("train", "test")
 _X264 = "min-keyint=8:scenecut=0:psy=0:log-level=error"
 
 
-class BuildError(ValueError):
+class BuildError(DataError, ValueError):
     """Data sets cannot be drawn where they were asked for, or with these settings."""
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from equipoise.data._files import LostFileError, handling
+from equipoise.data.errors import ArgumentError, DataError
 
 DECODERS = ("pyav", "decord")
 _VARIABLE = "EQUIPOISE_DECODER"
@@ -46,7 +47,7 @@ FrameChoice = Sequence[int] | NDArray[np.int64] | Callable[[int], NDArray[np.int
 """Which frames to return: their numbers, a function from the number of frames in the file to them, or None for all."""
 
 
-class DecodeError(ValueError):
+class DecodeError(DataError, ValueError):
     """A file cannot be decoded.
 
     Attributes:
@@ -71,9 +72,9 @@ def decoder_name() -> str:
     """
     name = os.environ.get(_VARIABLE) or DECODERS[0]
     if name not in DECODERS:
-        raise ValueError(f"{_VARIABLE} is {name!r}; use one of {', '.join(DECODERS)}, or leave it unset.")
+        raise ArgumentError(f"{_VARIABLE} is {name!r}; use one of {', '.join(DECODERS)}, or leave it unset.")
     if name == "decord" and importlib.util.find_spec("decord") is None:
-        raise ValueError(f"{_VARIABLE} is 'decord', which is not installed here; install it, or leave it unset.")
+        raise ArgumentError(f"{_VARIABLE} is 'decord', which is not installed here; install it, or leave it unset.")
     return name
 
 
@@ -88,7 +89,7 @@ def check_workers(workers: int) -> None:
     """
     least, why = (1, f", because {_VARIABLE} is 'decord'") if decoder_name() == "decord" else (0, "")
     if workers < least:
-        raise ValueError(f"workers is {workers}; it must be at least {least}{why}.")
+        raise ArgumentError(f"workers is {workers}; it must be at least {least}{why}.")
 
 
 def uniform_indices(available: int, count: int) -> NDArray[np.int64]:
@@ -97,7 +98,7 @@ def uniform_indices(available: int, count: int) -> NDArray[np.int64]:
     With fewer frames than asked for, frames repeat. Shape ``[count]``, ascending.
     """
     if available < 1 or count < 1:
-        raise ValueError(f"uniform_indices needs at least one frame and one index, got {available} and {count}.")
+        raise ArgumentError(f"uniform_indices needs at least one frame and one index, got {available} and {count}.")
     return ((2 * np.arange(count, dtype=np.int64) + 1) * available) // (2 * count)
 
 
@@ -114,7 +115,7 @@ def _chosen(path: Path, choice: FrameChoice, available: int) -> NDArray[np.int64
         return np.arange(available, dtype=np.int64)
     wanted = np.asarray(choice(available) if callable(choice) else choice, dtype=np.int64)
     if wanted.ndim != 1 or len(wanted) == 0:
-        raise ValueError(f"frame_indices must name at least one frame, got shape {wanted.shape}.")
+        raise ArgumentError(f"frame_indices must name at least one frame, got shape {wanted.shape}.")
     if wanted.min() < 0 or wanted.max() >= available:
         raise DecodeError(path, f"frame {int(wanted.max())} was asked for, the file has {available} frames")
     return wanted
@@ -367,9 +368,9 @@ def decode(path: Path | str, kind: str, *, frame_indices: FrameChoice = None, sh
     """
     path = Path(path)
     if kind not in ("video", "image"):
-        raise ValueError(f"kind is {kind!r}; it must be 'video' or 'image'.")
+        raise ArgumentError(f"kind is {kind!r}; it must be 'video' or 'image'.")
     if short_side is not None and short_side < 1:
-        raise ValueError(f"short_side is {short_side}; it must be at least 1.")
+        raise ArgumentError(f"short_side is {short_side}; it must be at least 1.")
     before = regular_file(path)
     with handled(path):
         if kind == "image":

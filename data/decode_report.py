@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from equipoise.data._files import write_json
+from equipoise.data.errors import ArgumentError, DataError
 
 
-class DecodeBudgetError(ValueError):
+class DecodeBudgetError(DataError, ValueError):
     """More files failed to decode than a study accepts."""
 
 
@@ -35,7 +36,7 @@ class DecodeReport:
             ValueError: If ``budget`` is no share.
         """
         if not 0 <= budget <= 1:
-            raise ValueError(f"budget is {budget}; it is a share of files, from 0 to 1.")
+            raise ArgumentError(f"budget is {budget}; it is a share of files, from 0 to 1.")
         if len(self.failures) <= budget * self.total:
             return
         first = "; ".join(f"{path} ({reason})" for path, reason in self.failures[:3])

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equipoise.data.errors import DataError
 from equipoise.data.mixture import Draw, Mixture
 from equipoise.data.transforms import center_square, sample_frames
 
 _AHEAD = 2  # batches prepared beside the one in use: a slow one then holds nobody up
 
 
-class LoaderError(ValueError):
+class LoaderError(DataError, ValueError):
     """A stream's settings, or the state it should continue from, do not fit."""
 
 

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from equipoise.data.errors import DataError
+
 Kind = Literal["video", "image"]
 
 _COLUMNS: dict[str, Any] = {
@@ -35,7 +37,7 @@ _METADATA_KEY = b"equipoise.manifest"
 _FORMAT = 1
 
 
-class ManifestError(ValueError):
+class ManifestError(DataError, ValueError):
     """A manifest is missing, unreadable or contradicts itself."""
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.data.cache import ClipCache
+from equipoise.data.errors import DataError
 
 
-class MixtureError(ValueError):
+class MixtureError(DataError, ValueError):
     """The sources of a mixture, or the state it should continue from, do not fit."""
 
 

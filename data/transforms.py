@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equipoise.data.decode import uniform_indices
+from equipoise.data.errors import DataError
 
 MEAN = (0.485, 0.456, 0.406)
 """ImageNet channel means (RGB, of values in 0 to 1)."""
@@ -25,7 +26,7 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet channel standard deviations."""
 
 
-class TransformError(ValueError):
+class TransformError(DataError, ValueError):
     """A transform's settings or its input do not fit."""
 
 

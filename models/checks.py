@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from equipoise.models.errors import ModelError
+
 
 def number(name: str, value: object, low: float, high: float = float("inf"), *, low_open: bool = False) -> float:
     """Check a real parameter.
@@ -14,7 +16,7 @@ def number(name: str, value: object, low: float, high: float = float("inf"), *, 
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not real or not (low < value if low_open else low <= value) or not value <= high:  # type: ignore[operator]
         above = f"above {low}" if low_open else f"of at least {low}"
-        raise ValueError(
+        raise ModelError(
             f"{name} is {value!r}; expected a number {above}" + (f", at most {high}" if high < 1e30 else "")
         )
     return float(value)  # type: ignore[arg-type]
@@ -27,7 +29,7 @@ def integer(name: str, value: object, low: int) -> int:
         ValueError: if it is no integer of at least ``low``.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name} is {value!r}; expected an integer of at least {low}")
+        raise ModelError(f"{name} is {value!r}; expected an integer of at least {low}")
     return value
 
 
@@ -38,7 +40,7 @@ def choice(name: str, value: object, known: Sequence[str]) -> str:
         ValueError: if it is none of them.
     """
     if value not in known:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        raise ModelError(f"{name} is {value!r}; expected one of {', '.join(known)}")
     return str(value)
 
 
@@ -49,5 +51,5 @@ def flag(name: str, value: object) -> bool:
         ValueError: if it is not one.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; expected true or false")
+        raise ModelError(f"{name} is {value!r}; expected true or false")
     return value

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from equipoise.models.errors import ModelError
+
 
 def effective_rank(features: Tensor) -> Tensor:
     """RankMe: exponential of the entropy of the normalised singular values.
@@ -79,7 +81,7 @@ def principal_colours(tokens: Tensor) -> Tensor:
         ValueError: if ``tokens`` is not ``[N, K, D]`` with at least one token.
     """
     if tokens.ndim != 3 or tokens.numel() == 0:
-        raise ValueError(f"tokens are {list(tokens.shape)}; expected [items, places, channels], none of them 0")
+        raise ModelError(f"tokens are {list(tokens.shape)}; expected [items, places, channels], none of them 0")
     N, K, D = tokens.shape
     x = tokens.detach().double().reshape(N * K, D)
     x = x - x.mean(0)

@@ -13,6 +13,7 @@ import torch
 from timm.layers import LayerNorm, trunc_normal_
 from torch import Tensor, nn
 
+from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.rope import RotaryBlock, gather_rope, rope_table
 
@@ -50,13 +51,13 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "patch", "tubelet", "levels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"encoder {name} is {getattr(self, name)}; expected at least 1")
+                raise ModelError(f"encoder {name} is {getattr(self, name)}; expected at least 1")
         if self.width % self.heads:
-            raise ValueError(f"encoder width {self.width} is not a multiple of heads {self.heads}")
+            raise ModelError(f"encoder width {self.width} is not a multiple of heads {self.heads}")
         if self.depth % self.levels:
-            raise ValueError(f"encoder depth {self.depth} is not a multiple of levels {self.levels}")
+            raise ModelError(f"encoder depth {self.depth} is not a multiple of levels {self.levels}")
         if not 0 <= self.drop_path < 1:
-            raise ValueError(f"encoder drop_path is {self.drop_path}; expected 0 <= drop_path < 1")
+            raise ModelError(f"encoder drop_path is {self.drop_path}; expected 0 <= drop_path < 1")
 
     @property
     def channels(self) -> int:
@@ -80,7 +81,7 @@ def patchify(clip: Tensor, patch: int, tubelet: int) -> Tensor:
     """
     B, C, F, H, W = clip.shape
     if F % tubelet or H % patch or W % patch:
-        raise ValueError(
+        raise ModelError(
             f"a clip of {F} frames of {H}x{W} px does not divide into patches of {tubelet}x{patch}x{patch}"
         )
     cut = clip.reshape(B, C, F // tubelet, tubelet, H // patch, patch, W // patch, patch)
@@ -139,7 +140,7 @@ class VideoEncoder(nn.Module):
         if patches.shape[1] != expected:
             side = f"{self.grid.height * self.config.patch}x{self.grid.width * self.config.patch} px"
             frames = self.grid.time * self.config.tubelet
-            raise ValueError(
+            raise ModelError(
                 f"a {kind} of shape {tuple(clip.shape)} gives {patches.shape[1]} tokens; "
                 f"this encoder takes {frames} frames (or 1) of {side}, {expected} tokens"
             )
@@ -192,19 +193,19 @@ def inflate_timm_vit(encoder: VideoEncoder, state: Mapping[str, Tensor]) -> tupl
     c = encoder.config
     weight = state.get("patch_embed.proj.weight")
     if weight is None:
-        raise ValueError("the checkpoint has no patch_embed.proj.weight; expected the state dict of a timm ViT")
+        raise ModelError("the checkpoint has no patch_embed.proj.weight; expected the state dict of a timm ViT")
     if tuple(weight.shape) != (c.width, 3, c.patch, c.patch):
-        raise ValueError(
+        raise ModelError(
             f"the ViT's patch embedding is {tuple(weight.shape)}; expected {(c.width, 3, c.patch, c.patch)}"
         )
     wanted = {k: v for k, v in encoder.state_dict().items() if k.startswith("blocks.")}
     missing = [k for k in wanted if k not in state]
     extra = [k for k in state if k.startswith("blocks.") and k not in wanted]
     if missing or extra:
-        raise ValueError(f"the ViT's blocks differ from this encoder's {c.depth} blocks: {(missing + extra)[:3]} ...")
+        raise ModelError(f"the ViT's blocks differ from this encoder's {c.depth} blocks: {(missing + extra)[:3]} ...")
     wrong = [k for k in wanted if state[k].shape != wanted[k].shape]
     if wrong:
-        raise ValueError(f"{wrong[0]} is {tuple(state[wrong[0]].shape)}; expected {tuple(wanted[wrong[0]].shape)}")
+        raise ModelError(f"{wrong[0]} is {tuple(state[wrong[0]].shape)}; expected {tuple(wanted[wrong[0]].shape)}")
     new = {k: state[k] for k in wanted}
     bias = state.get("patch_embed.proj.bias", torch.zeros(c.width))
     new["embed.image.weight"] = weight.flatten(1)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from equipoise.models.errors import ModelError
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -36,7 +38,7 @@ class TokenGrid:
     def __post_init__(self) -> None:
         for f in fields(self):
             if getattr(self, f.name) < 1:
-                raise ValueError(f"token grid {f.name} is {getattr(self, f.name)}; expected at least 1")
+                raise ModelError(f"token grid {f.name} is {getattr(self, f.name)}; expected at least 1")
 
     @property
     def shape(self) -> tuple[int, int, int]:

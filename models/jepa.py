@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from equipoise.models import losses
 from equipoise.models.encoder import EncoderConfig, Kind, VideoEncoder
+from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.masking import Mask, MaskConfig
 from equipoise.models.objectives import Latents, create
@@ -39,9 +40,9 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"teacher momentum is {self.momentum}; expected 0 <= momentum < 1")
+            raise ModelError(f"teacher momentum is {self.momentum}; expected 0 <= momentum < 1")
         if self.mode == "ema" and not self.stop_gradient:
-            raise ValueError(
+            raise ModelError(
                 "teacher stop_gradient: false has no effect with mode ema; set mode: self or leave it true"
             )
 
@@ -70,11 +71,11 @@ class JepaConfig:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.frames % self.encoder.tubelet:
-            raise ValueError(
+            raise ModelError(
                 f"frames is {self.frames}; expected a multiple of the tubelet length {self.encoder.tubelet}"
             )
         if self.size < 1 or self.size % self.encoder.patch:
-            raise ValueError(f"size is {self.size} px; expected a multiple of the patch side {self.encoder.patch}")
+            raise ModelError(f"size is {self.size} px; expected a multiple of the patch side {self.encoder.patch}")
 
     def grid(self, kind: Kind = "video") -> TokenGrid:
         """Token grid of a video clip, or of a still image (one time slot)."""
@@ -210,7 +211,7 @@ class VideoJEPA(nn.Module):
         """
         unknown = sorted(set(weights) - set(self.objectives))
         if unknown or not groups:
-            raise ValueError(
+            raise ModelError(
                 f"no such objective in this mix: {unknown}" if unknown else "a step needs at least one clip"
             )
         active = [name for name in self.objectives if weights.get(name, 0.0) != 0.0]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from equipoise.models.checks import number
+from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 
 ATTEMPTS = 100
@@ -41,11 +42,11 @@ class BlockSpec:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ValueError(f"block count is {self.count}; expected at least 1")
+            raise ModelError(f"block count is {self.count}; expected at least 1")
         if not 0 < self.area < 1:
-            raise ValueError(f"block area is {self.area}; expected a share of the frame, above 0 and below 1")
+            raise ModelError(f"block area is {self.area}; expected a share of the frame, above 0 and below 1")
         if not 0 < self.time <= 1:
-            raise ValueError(f"block time is {self.time}; expected a share of time, above 0 and at most 1")
+            raise ModelError(f"block time is {self.time}; expected a share of time, above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +68,11 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         if not self.blocks:
-            raise ValueError("mask blocks is empty; expected at least one block specification")
+            raise ModelError("mask blocks is empty; expected at least one block specification")
         if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"mask aspect is {self.aspect}; expected 0 < lowest <= highest")
+            raise ModelError(f"mask aspect is {self.aspect}; expected 0 < lowest <= highest")
         if self.cut not in ("random", "tail"):
-            raise ValueError(f"mask cut is {self.cut!r}; expected random or tail")
+            raise ModelError(f"mask cut is {self.cut!r}; expected random or tail")
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class FuturePredictive:
 
     def __post_init__(self) -> None:
         if number("keep", self.keep, 0.0, 1.0, low_open=True) == 1.0:
-            raise ValueError("keep is 1: all of time could be visible and the policy would do nothing; set it below 1")
+            raise ModelError("keep is 1: all of time could be visible and the policy would do nothing; set it below 1")
 
     def slots(self, time: int) -> int:
         """Time slots that can be visible, of ``time``; at least one, and at least one is left to predict."""
@@ -171,7 +172,7 @@ MaskPolicy = MotionGuided | FuturePredictive
 def _block_mean(motion: Tensor, block: tuple[int, int, int]) -> Tensor:
     shape = motion.shape[-3:]
     if motion.ndim not in (3, 4) or any(not 1 <= b <= n for b, n in zip(block, shape, strict=True)):
-        raise ValueError(
+        raise ModelError(
             f"block {block} does not fit a motion map of shape {tuple(motion.shape)}; expected 1 up to its size"
         )
     x = motion.double().reshape(-1, *shape)
@@ -201,11 +202,11 @@ def motion_map(clip: Tensor, grid: TokenGrid, scale: Literal["clip", "published"
     T, H, W = grid.shape
     expected = (3, T * grid.tubelet, H * grid.patch, W * grid.patch)
     if clip.ndim != 5 or tuple(clip.shape[1:]) != expected:
-        raise ValueError(
+        raise ModelError(
             f"clip has shape {tuple(clip.shape)}; this token grid expects (B, {', '.join(map(str, expected))})"
         )
     if scale not in ("clip", "published"):
-        raise ValueError(f"motion scale is {scale!r}; expected clip or published")
+        raise ModelError(f"motion scale is {scale!r}; expected clip or published")
     if expected[1] == 1:
         return torch.zeros(clip.shape[0], T, H, W, device=clip.device)
     motion = clip.float().diff(dim=2).abs_().mean(dim=1)
@@ -260,7 +261,7 @@ class MaskSampler:
                 on, or the blocks leave a clip nothing visible in 100 draws.
         """
         if batch < 1:
-            raise ValueError(f"batch is {batch}; expected at least 1")
+            raise ModelError(f"batch is {batch}; expected at least 1")
         shares = shares or {}
         self._check(batch, motion, shares)
         guided = self._follow("motion_guided", self.motion_guided, batch, shares, generator)
@@ -271,14 +272,14 @@ class MaskSampler:
     def _check(self, batch: int, motion: Tensor | None, shares: Mapping[str, float]) -> None:
         for name, share in shares.items():
             if name not in ("motion_guided", "future_predictive") or getattr(self, name) is None:
-                raise ValueError(f"share of {name!r} given, but this sampler has no such policy; build it with one")
+                raise ModelError(f"share of {name!r} given, but this sampler has no such policy; build it with one")
             if not 0 <= share <= 1:
-                raise ValueError(f"share of {name} is {share}; expected a probability")
+                raise ModelError(f"share of {name} is {share}; expected a probability")
         needed = self.motion_guided is not None and shares.get("motion_guided", 1.0) > 0 and self.grid.time > 1
         if motion is None and needed:
-            raise ValueError("motion-guided masks need the motion of the clips; pass motion=motion_map(clip, grid)")
+            raise ModelError("motion-guided masks need the motion of the clips; pass motion=motion_map(clip, grid)")
         if motion is not None and tuple(motion.shape) != (batch, *self.grid.shape):
-            raise ValueError(f"motion has shape {tuple(motion.shape)}; expected {(batch, *self.grid.shape)}")
+            raise ModelError(f"motion has shape {tuple(motion.shape)}; expected {(batch, *self.grid.shape)}")
 
     def _follow(
         self, name: str, policy: MaskPolicy | None, batch: int, shares: Mapping[str, float], generator: torch.Generator
@@ -329,7 +330,7 @@ class MaskSampler:
             w = min(W, max(1, round(math.sqrt(tokens / aspect))))
             if whole_frame or h * w < H * W:
                 return h, w
-        raise ValueError(
+        raise ModelError(
             f"a block of {spec.area} of a {H}x{W} frame covers all of it in {ATTEMPTS} draws: nothing would be "
             "visible; lower the block area or use a larger token grid"
         )
@@ -372,7 +373,7 @@ class MaskSampler:
                 return hidden
         if not hidden.flatten(1).all(1).any():
             return hidden
-        raise ValueError(
+        raise ModelError(
             f"{count} blocks of {size[0]}x{size[1]} tokens left a clip of {H}x{W} nothing visible in {ATTEMPTS} draws; "
             "lower the block count or area, or use a larger token grid"
         )

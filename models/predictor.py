@@ -12,6 +12,7 @@ from timm.layers import LayerNorm, trunc_normal_
 from torch import Tensor, nn
 
 from equipoise.models.encoder import _init_linear, _rescale_residuals
+from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.rope import RotaryBlock, gather_rope, rope_table
 
@@ -39,9 +40,9 @@ class PredictorConfig:
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"predictor {name} is {getattr(self, name)}; expected at least 1")
+                raise ModelError(f"predictor {name} is {getattr(self, name)}; expected at least 1")
         if self.width % self.heads:
-            raise ValueError(f"predictor width {self.width} is not a multiple of heads {self.heads}")
+            raise ModelError(f"predictor width {self.width} is not a multiple of heads {self.heads}")
 
 
 class Predictor(nn.Module):

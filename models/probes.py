@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from equipoise.models.errors import ModelError
+
 
 class LinearBank(nn.Module):
     """G linear classifiers on one vector per item.
@@ -56,7 +58,7 @@ class AttentiveBank(nn.Module):
     def __init__(self, probes: int, channels: int, classes: int, heads: int, generator: torch.Generator) -> None:
         super().__init__()
         if channels % heads:
-            raise ValueError(f"attentive probe: {heads} heads do not divide {channels} channels")
+            raise ModelError(f"attentive probe: {heads} heads do not divide {channels} channels")
         self.heads = heads
 
         def draw(*shape: int, std: float) -> nn.Parameter:

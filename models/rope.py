@@ -7,6 +7,7 @@ from timm.layers import DropPath, LayerNorm, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 
 
@@ -31,11 +32,11 @@ def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
         ValueError: if ``head_dim`` is odd or below 6, or ``theta`` is below 1.
     """
     if head_dim < 6 or head_dim % 2:
-        raise ValueError(
+        raise ModelError(
             f"head_dim is {head_dim}; three rotated axes need an even number of at least 6 channels a head"
         )
     if theta < 1:
-        raise ValueError(f"rope theta is {theta}; expected at least 1 (100 suits small grids, 10000 is V-JEPA's)")
+        raise ModelError(f"rope theta is {theta}; expected at least 1 (100 suits small grids, 10000 is V-JEPA's)")
     pairs = head_dim // 2 // 3
     frequency = theta ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
     axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")

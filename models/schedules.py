@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
 
+from equipoise.models.errors import ModelError
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -35,9 +37,9 @@ class LinearWarmup:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise ValueError(f"linear warm-up fraction is {self.fraction}; expected 0 < fraction <= 1")
+            raise ModelError(f"linear warm-up fraction is {self.fraction}; expected 0 < fraction <= 1")
         if not 0 <= self.start < 1 or self.start + self.fraction > 1 + 1e-9:
-            raise ValueError(
+            raise ModelError(
                 f"linear warm-up starts at {self.start} and takes {self.fraction}; expected it to end within training"
             )
 
@@ -81,8 +83,8 @@ def weight_at(schedule: Schedule | str, weight: float, step: int, total_steps: i
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             near = get_close_matches(schedule, SCHEDULES, n=1, cutoff=0.0)
-            raise ValueError(f"unknown schedule {schedule!r}; nearest is {near[0]!r}, known are {', '.join(SCHEDULES)}")
+            raise ModelError(f"unknown schedule {schedule!r}; nearest is {near[0]!r}, known are {', '.join(SCHEDULES)}")
         schedule = SCHEDULES[schedule]
     if step < 0 or total_steps < 1:
-        raise ValueError(f"step {step} of {total_steps}; expected step >= 0 and at least one step")
+        raise ModelError(f"step {step} of {total_steps}; expected step >= 0 and at least one step")
     return weight * schedule.factor(min(1.0, step / total_steps))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.checks import integer
+from equipoise.models.errors import ModelError
 from equipoise.models.objectives.base import HeadObjective, mlp
 from equipoise.models.objectives.latents import Latents, full
 from equipoise.models.objectives.split import ChannelSplit
@@ -60,7 +61,7 @@ def token_colour(latents: Latents) -> Tensor:
     expected = (B, 3, T * latents.tubelet, H * latents.patch, W * latents.patch)
     if latents.clip is None or latents.clip.shape != expected:
         given = None if latents.clip is None else tuple(latents.clip.shape)
-        raise ValueError(f"action terms need the clip: shape {expected} expected for this token grid, {given} given")
+        raise ModelError(f"action terms need the clip: shape {expected} expected for this token grid, {given} given")
     with torch.no_grad():
         blocks = full(latents.clip).reshape(B, 3, T, latents.tubelet, H, latents.patch, W, latents.patch)
         return blocks.mean(dim=(3, 5, 7)).movedim(1, -1)

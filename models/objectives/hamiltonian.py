@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from equipoise.models.checks import integer, number
+from equipoise.models.errors import ModelError
 from equipoise.models.objectives.base import HeadObjective, mlp
 from equipoise.models.objectives.latents import Latents
 
@@ -20,7 +21,7 @@ class Hamiltonian(HeadObjective):
 
     def __init__(self, channels: int, *, hidden: int = 256, dt: float = 0.1) -> None:
         if channels % 2:
-            raise ValueError(
+            raise ModelError(
                 f"hamiltonian splits the channels in halves; {channels} channels given, expected an even number"
             )
         super().__init__(mlp([channels, integer("hidden", hidden, 1), hidden, 1]))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from equipoise.models.checks import choice, number
+from equipoise.models.errors import ModelError
 from equipoise.models.objectives.base import Objective
 from equipoise.models.objectives.latents import Latents, full
 
@@ -76,5 +77,5 @@ class KinematicSplit(Kinematic):
     def __init__(self, channels: int, *, on: str = "student", ratio: float = 0.5) -> None:
         used = int(channels * number("ratio", ratio, 0.0, 1.0))
         if used < 1:
-            raise ValueError(f"ratio {ratio} of {channels} channels leaves no channel; raise ratio")
+            raise ModelError(f"ratio {ratio} of {channels} channels leaves no channel; raise ratio")
         super().__init__(2, on, Tensor.abs, used)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, overload
 
+from equipoise.models.errors import ModelError
 from equipoise.models.masking import FuturePredictive, MotionGuided
 from equipoise.models.objectives.action import Action, FactorizedAction
 from equipoise.models.objectives.factorised import CrossCovariance, StaticAppearance
@@ -166,14 +167,14 @@ def create(name: str, channels: int | None = None, **params: Any) -> Any:
     """
     record = _BY_NAME.get(name)
     if record is None:
-        raise ValueError(f"unknown objective {name!r}; {_nearest(name, _BY_NAME)}")
+        raise ModelError(f"unknown objective {name!r}; {_nearest(name, _BY_NAME)}")
     for key in params:
         if key not in record.params:
-            raise ValueError(f"unknown parameter {key!r} of {name}; {_nearest(key, record.params)}")
+            raise ModelError(f"unknown parameter {key!r} of {name}; {_nearest(key, record.params)}")
     if record.kind == "mask":
         return record.factory(**params)
     if not isinstance(channels, int) or channels < 1:
-        raise ValueError(f"{name} needs channels, the width of the features; {channels!r} given, expected at least 1")
+        raise ModelError(f"{name} needs channels, the width of the features; {channels!r} given, expected at least 1")
     return record.factory(channels, **params)
 
 

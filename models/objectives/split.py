@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from equipoise.models.checks import choice, integer, number
+from equipoise.models.errors import ModelError
 
 SPLITS = ("channels", "levels")
 
@@ -35,9 +36,9 @@ class ChannelSplit:
         number("app_ratio", self.app_ratio, 0.0, 1.0)
         choice("split", self.split, SPLITS)
         if self.channels % integer("levels", self.levels, 1):
-            raise ValueError(f"{self.channels} channels do not divide into {self.levels} levels; set levels to match")
+            raise ModelError(f"{self.channels} channels do not divide into {self.levels} levels; set levels to match")
         if not 0 < self.app < self.channels:
-            raise ValueError(
+            raise ModelError(
                 f"app_ratio {self.app_ratio} with split {self.split!r} gives {self.app} of {self.channels} channels to "
                 "app; expected at least one for app and one for dyn"
             )

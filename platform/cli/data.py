@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +32,11 @@ NAMED = 5  # files named on the terminal; the reports name all
 
 
 def _cpus() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0))
+    """CPUs this process may use; less than there are where a container or a batch job has a quota."""
+    from joblib import cpu_count
+
+    found: int = cpu_count()
+    return found
 
 
 def _reading_options(command: F) -> F:

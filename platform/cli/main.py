@@ -6,6 +6,8 @@ import errno
 
 import click
 
+from equipoise.data.errors import DataError
+from equipoise.models.errors import ModelError
 from equipoise.platform.cli.audit import audit
 from equipoise.platform.cli.bundles import bundle, replicate, unbundle
 from equipoise.platform.cli.claims import claims
@@ -32,18 +34,7 @@ for command in (*STUDIES, *RESULTS, data, list_, space):
     cli.add_command(command)
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
-    """The errors that are a person's to mend; anything else is a bug and keeps its trace."""
-    from equipoise.data._files import WorkerError
-    from equipoise.data._rendering import BuildError
-    from equipoise.data.cache import CacheError
-    from equipoise.data.decode import DecodeError
-    from equipoise.data.decode_report import DecodeBudgetError
-    from equipoise.data.manifest import ManifestError
-    from equipoise.data.mixture import MixtureError
-
-    data = (BuildError, CacheError, DecodeBudgetError, DecodeError, ManifestError, MixtureError, WorkerError)
-    return (EquipoiseError, *data)
+USER_ERRORS = (EquipoiseError, DataError, ModelError)  # a person's to mend; anything else is a bug and keeps its trace
 
 
 def main() -> None:
@@ -62,7 +53,7 @@ def main() -> None:
         click.echo(f"Error: {error.strerror}: {error.filename or 'no space left'}", err=True)
         raise SystemExit(1) from None
     except Exception as error:
-        if not isinstance(error, _user_errors()):
+        if not isinstance(error, USER_ERRORS):
             raise
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(1) from None

@@ -117,5 +117,4 @@ class Variant(Settings):
 
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
-if set(get_args(ObjectiveSetting.model_fields["schedule"].annotation)) != set(SCHEDULE_NAMES):
-    raise RuntimeError("ObjectiveSetting.schedule and equipoise.models.schedules name different schedules")
+assert set(get_args(ObjectiveSetting.model_fields["schedule"].annotation)) == set(SCHEDULE_NAMES)

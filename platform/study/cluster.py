@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from joblib import cpu_count
 from ray._private.state import state as ray_state
 from ray.experimental.internal_kv import _internal_kv_get
 
@@ -17,6 +21,9 @@ from equipoise.platform.errors import StudyError
 from equipoise.platform.settings.trial import Resources
 
 MEBIBYTE = 1024**2
+ANSWER_S = 5.0  # how long a cluster's address may take to answer
+# Of a folder for temporary files, in bytes: a socket's path has 107, of which Ray takes up to 67 for a session's own.
+MOST_TEMPORARY = 40
 V1_STATUS = "__autoscaling_status"  # where Ray's first autoscaler keeps its report
 
 
@@ -34,21 +41,64 @@ def ray_cluster(address: str | None, dashboard: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    local: dict[str, Any] = {}
-    if address is None:
-        local = {
-            "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "object_store_memory": 256 * MEBIBYTE,  # clips travel through the memory-mapped cache, not through Ray
-            "include_dashboard": dashboard,
-        }
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StudyError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
-    try:
+    check_start(address)
+    with contextlib.ExitStack() as after:
+        local: dict[str, Any] = {}
+        if address is None:
+            local = {
+                "num_cpus": cpu_count(),  # less where a container or a batch job has a quota
+                "object_store_memory": 256 * MEBIBYTE,  # clips travel through the memory-mapped cache, not through Ray
+                "include_dashboard": dashboard,
+            }
+            short = short_folder()
+            if short is not None:
+                local["_temp_dir"] = tempfile.mkdtemp(prefix="ray-", dir=short)
+                after.callback(shutil.rmtree, local["_temp_dir"], ignore_errors=True)
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StudyError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+        after.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
+
+
+def check_start(address: str | None) -> None:
+    """See that a cluster can be joined, or started here, before anything is built for it.
+
+    Raises:
+        StudyError: nothing answers at the address, or no folder is short enough for Ray's sockets.
+    """
+    if address is None:
+        short_folder()
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # ``auto``, which Ray looks up itself
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(
+            f"nothing answers at {address} ({error}): give the address that ray start printed, or auto on a machine of "
+            "the cluster"
+        ) from None
+
+
+def short_folder() -> str | None:
+    """Where Ray's sockets go where ``TMPDIR`` is too long for them; None where it is not.
+
+    Raises:
+        StudyError: it is too long, and no other folder for temporary files can be written.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= MOST_TEMPORARY:
+        return None
+    for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise StudyError(
+        f"the folder for temporary files, {usual}, is too long for Ray's sockets, whose whole path may have 107 bytes, "
+        f"and neither /tmp nor /var/tmp can be written: set TMPDIR to a path of at most {MOST_TEMPORARY} bytes"
+    )
 
 
 @dataclass(frozen=True)
@@ -143,6 +193,14 @@ def capacity(resources: Resources, concurrent: int | None) -> int:
             "give the number of trials at once with --concurrent"
         )
     return fits
+
+
+def idle_gpus(resources: Resources) -> str | None:
+    """A sentence where the cluster has GPUs and trials asked for none; None where nothing lies idle."""
+    there = ray.cluster_resources().get("GPU", 0)
+    if resources.gpus_per_worker or not there:
+        return None
+    return f"Trials compute on CPUs, and {there:g} GPU of the cluster stay idle: --gpus-per-worker 1 uses them."
 
 
 def unplaced() -> int:

@@ -103,6 +103,11 @@ class StudyDisplay:
             self.console.print(text, highlight=False)
         self._waiting = text
 
+    def say(self, text: str | None) -> None:
+        """A sentence that stays above the lines; None is none."""
+        if text is not None:
+            self.console.print(text, highlight=False, markup=False)
+
     def update(self, key: str, phase: str, done: float, total: float, note: str = "") -> None:
         """A trial moved."""
         line = self.lines[key]

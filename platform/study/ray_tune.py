@@ -17,7 +17,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from equipoise.platform.stats.collapse import Health
-from equipoise.platform.study.cluster import MEBIBYTE, capacity
+from equipoise.platform.study.cluster import MEBIBYTE, capacity, idle_gpus
 from equipoise.platform.study.director import Director
 from equipoise.platform.trial.messages import PHASE, parse_report
 from equipoise.platform.trial.run import run_trial
@@ -142,6 +142,7 @@ def run(director: Director, retries: int) -> bool:
         return True
     r = director.plan.resources
     slots = capacity(r, director.plan.concurrent)
+    director.display.say(idle_gpus(r))
     # Tune keeps one trial waiting for resources unless told otherwise, and a cluster would grow node by node.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     # Train's workers carry the resources: a driver that held CPUs too would starve them, so it asks for memory alone.

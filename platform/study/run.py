@@ -23,7 +23,7 @@ from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.study.audit_gate import audit_study, log_audits
 from equipoise.platform.study.caches import CacheProgress, prepare_caches
-from equipoise.platform.study.cluster import ray_cluster
+from equipoise.platform.study.cluster import check_start, ray_cluster
 from equipoise.platform.study.director import Director
 from equipoise.platform.study.plan import SearchPlan, StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
@@ -146,7 +146,7 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
     Raises:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
     """
-    _refuse_wrong_start(asked, home, options.resume)
+    _refuse_wrong_start(asked, home, options)
     manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, options.address)
     started = home.has_book(asked.definition.name)
     audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
@@ -161,7 +161,7 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
         return _close(director, asked, home, book, complete)
 
 
-def _refuse_wrong_start(asked: Asked, home: Home, resume: bool) -> None:
+def _refuse_wrong_start(asked: Asked, home: Home, options: RunOptions) -> None:
     """What can be wrong before anything is read or written."""
     name = asked.definition.name
     for *_, settings in asked.listed:
@@ -169,9 +169,10 @@ def _refuse_wrong_start(asked: Asked, home: Home, resume: bool) -> None:
     home.make()
     SearchStore.of(home, name)
     home.place.check()
-    if home.has_book(name) and not resume:
+    check_start(options.address)
+    if home.has_book(name) and not options.resume:
         raise StudyError(f"study {name!r} exists in {home.root}: go on with --resume, or choose another --name")
-    if resume and not home.has_book(name):
+    if options.resume and not home.has_book(name):
         raise StudyError(f"there is no study {name!r} in {home.root} to resume; leave --resume out to start it")
 
 

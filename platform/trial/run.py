@@ -23,7 +23,7 @@ from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.trial import Resources, TrialSettings
 from equipoise.platform.storage import REASONS, Paths, Place
 from equipoise.platform.trial import checkpoint as checkpoints
-from equipoise.platform.trial.device import compute_threads, default_device
+from equipoise.platform.trial.device import compute_threads, device_of
 from equipoise.platform.trial.encoders import frozen_encoder, untrained_encoder
 from equipoise.platform.trial.evaluation import score
 from equipoise.platform.trial.features import Split, split_features
@@ -110,7 +110,8 @@ def _pretrain(task: TrialTask) -> Place | None:
         tune.report(RungScores(step, scores, seconds).to_dict())
 
     with compute_threads(int(settings.resources.cpus_per_worker)):
-        reporter = LocalReporter(folder, report, leaving=_Notice().given, on_rung=on_rung)
+        device = device_of(settings.resources)
+        reporter = LocalReporter(folder, report, device, leaving=_Notice().given, on_rung=on_rung)
         Trainer(settings, paths, reporter, looks(task, reporter.device)).run()
     return checkpoints.latest(folder / "checkpoints")
 
@@ -182,7 +183,7 @@ def score_checkpoint(
             if resolve(found.settings).untrained_allowed:
                 flags.append("untrained_encoder")
         spread = _Spread(settings.resources)
-        results = score(encoder, settings, paths, default_device(), progress, spread.features, part=part)
+        results = score(encoder, settings, paths, device_of(settings.resources), progress, spread.features, part=part)
     for result in results:
         result.write(folder / "correctness")
     summaries = [r.summary() for r in results]
@@ -230,4 +231,4 @@ class _Spread:
 def _part(encoder: VideoEncoder, split: Split, part: tuple[int, int]) -> Any:
     """One part's features as an array, computed with one worker's resources."""
     with compute_threads(int(split.settings.resources.cpus_per_worker)):
-        return split_features(encoder, split, default_device(), part).cpu().numpy()
+        return split_features(encoder, split, device_of(split.settings.resources), part).cpu().numpy()

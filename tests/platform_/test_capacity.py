@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+import torch
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.settings.trial import Resources
 from equipoise.platform.study import cluster
-from equipoise.platform.study.cluster import Growth, capacity, fits_now, waiting
+from equipoise.platform.study.cluster import (
+    ANSWER_S,
+    MOST_TEMPORARY,
+    Growth,
+    capacity,
+    check_start,
+    fits_now,
+    idle_gpus,
+    short_folder,
+    waiting,
+)
+from equipoise.platform.trial.device import device_of
 
 
 @pytest.fixture
@@ -40,6 +59,78 @@ def by_search(places: list[int], workers: int) -> int:
         left = [p - (i in chosen) for i, p in enumerate(places)]
         best = max(best, 1 + by_search(left, workers))
     return best
+
+
+def test_gpus_that_nobody_asked_for_are_said(nodes: list[dict[str, Any]]) -> None:
+    nodes += [node(8, 2)]
+    assert idle_gpus(Resources(gpus_per_worker=0.5)) is None
+    assert "2 GPU of the cluster stay idle: --gpus-per-worker 1" in (idle_gpus(Resources()) or "")
+    nodes[:] = [node(8)]
+    assert idle_gpus(Resources()) is None
+
+
+def test_a_trial_computes_where_it_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert device_of(Resources()).type == "cpu", "also where its process sees a GPU"
+    with pytest.raises(StudyError, match=r"asks for 0\.5 GPU a worker, and its process sees none"):
+        device_of(Resources(gpus_per_worker=0.5))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of(Resources(gpus_per_worker=1)).type == "cuda"
+
+
+def test_an_address_where_nothing_answers_is_a_sentence_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port, and it answers nobody
+        began = time.monotonic()
+        for address in (f"127.0.0.1:{taken.getsockname()[1]}", f"ray://127.0.0.1:{taken.getsockname()[1]}"):
+            with pytest.raises(StudyError, match=f"nothing answers at {address}"):
+                check_start(address)
+        assert time.monotonic() - began < 2 * ANSWER_S
+    with pytest.raises(StudyError, match=r"nothing answers at no-such-host\.invalid:6379"):
+        check_start("no-such-host.invalid:6379")
+    check_start("auto")
+
+
+def test_a_long_tmpdir_is_left_for_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("d" * 60) / "job.1234567.0"
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    short = short_folder()
+    assert short is not None
+    assert len(short) <= MOST_TEMPORARY
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StudyError, match=rf"{long}, is too long for Ray's sockets.*set TMPDIR to a path of at most"):
+        check_start(None)
+    monkeypatch.setattr(tempfile, "tempdir", "/t")
+    check_start(None)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_cluster_starts_under_a_long_tmpdir_and_clears_up(tmp_path: Path) -> None:
+    long = tmp_path / ("d" * 60) / "job.1234567.0"
+    long.mkdir(parents=True)
+    code = (
+        "import os, ray\n"
+        "from equipoise.platform.study.cluster import ray_cluster\n"
+        "with ray_cluster(None, False):\n"
+        "    where = ray._private.worker._global_node.get_session_dir_path()\n"
+        "    print(ray.get(ray.remote(lambda: 6 * 7).remote()), where)\n"
+        "print(os.path.exists(os.path.dirname(where)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(long)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer, left = done.stdout.splitlines()[-2:]
+    assert answer.startswith("42 ")
+    assert left == "False"
 
 
 def test_trials_are_counted_node_by_node(nodes: list[dict[str, Any]]) -> None:
