@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
     from equipoise.platform.record.home import Home
     from equipoise.platform.record.reading import StudyRecord
 
@@ -241,22 +244,39 @@ def emit(content: Any) -> None:
     click.echo(json.dumps(content, indent=1))
 
 
+class Bar:
+    """A progress bar, called with what, done and total.
+
+    Args:
+        title: before every line.
+        bar: that draws.
+        console: to which.
+    """
+
+    def __init__(self, title: str, bar: Progress, console: Console) -> None:
+        self._title, self._bar, self._console = title, bar, console
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """So much is done."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(f"{self._title}: {what}", total=total)
+            if not self._console.is_terminal:
+                self._console.print(f"{self._title}: {what} ({total})", highlight=False)
+        self._bar.update(self._tasks[what], completed=done, total=total)
+
+    def close(self) -> None:
+        """Take it off the screen, for good."""
+        self._bar.stop()
+
+
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error, fed with (what, done, total); plain lines where that is no terminal."""
+def progress_bar(title: str) -> Iterator[Bar]:
+    """A progress bar on standard error that goes when it is done; plain lines where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(f"{title}: {what}", total=total)
-                if not console.is_terminal:
-                    console.print(f"{title}: {what} ({total})", highlight=False)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield progress
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        yield Bar(title, bar, console)

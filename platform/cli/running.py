@@ -48,7 +48,8 @@ def run(
 
     home = places.open()
     with progress_bar("Preparing") as progress:
-        outcome = runner(home, RunOptions(resume=asked.resume, address=asked.address, progress=progress, given=given))
+        how = RunOptions(asked.resume, asked.address, progress=progress, given=given, ready=progress.close)
+        outcome = runner(home, how)
     if not outcome.complete:
         done = outcome.count("finished")
         where = places.record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_EVERY_S = 15.0
+ENDED = ("finished", "stopped", "failed")  # an interrupted trial goes on
 MARKS = {
     "finished": "[green]done[/]",
     "stopped": "[blue]stopped early[/]",
@@ -29,10 +31,16 @@ class _Line:
     total: float = 1.0
     note: str = ""
     status: str = "running"
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
     ended: float | None = None
     printed: float = 0.0
     printed_phase: str = ""
+    trained: bool = False
+
+    @property
+    def share(self) -> float:
+        """Share of its training that is done; scoring comes after it."""
+        return min(self.done / self.total, 1.0) if self.phase == "pretrain" else float(self.phase != "starting")
 
 
 class StudyDisplay:
@@ -72,7 +80,7 @@ class StudyDisplay:
         table = Table(box=None, pad_edge=False, show_header=False, expand=False)
         for _ in range(6):
             table.add_column(no_wrap=True)
-        ended = [k for k, line in self.lines.items() if line.ended is not None]
+        ended = [k for k, line in self.lines.items() if line.status in ENDED]
         hidden = set(ended[:-12])
         for key, line in self.lines.items():
             if key in hidden:
@@ -84,9 +92,23 @@ class StudyDisplay:
                 left = f"{seconds * (line.total - line.done) / line.done:.0f} s left"
             phase = Text.from_markup(MARKS[line.status]) if line.status in MARKS else Text(line.phase)
             table.add_row(f"[bold]{key}[/] {line.name}", bar, phase, f"{seconds:.0f} s", left, line.note)
-        done = self.finished_before + len(ended)
-        head = Text.from_markup(f"[bold]{self.title}[/]  {done} of {self.planned} trials done")
+        head = Text.from_markup(f"[bold]{self.title}[/]  ").append(self.summary())
         return Group(head, table, Text(self._waiting, "yellow")) if self._waiting else Group(head, table)
+
+    def summary(self) -> str:
+        """How many trials ended, and about how long the rest takes by the pace of those."""
+        ended = [line for line in self.lines.values() if line.status in ENDED]
+        done = self.finished_before + len(ended)
+        said = f"{done} of {self.planned} trials ended"
+        # An untrained control is over at once, and tells nothing of the others.
+        long = [line.ended - line.began for line in ended if line.ended is not None and line.trained]
+        running = [line for line in self.lines.values() if line.status == "running"]
+        left = self.planned - done - sum(line.share for line in running)
+        if not long or not running or left <= 0:
+            return said
+        seconds = left * sum(long) / len(long) / len(running)
+        hours, minutes = divmod(math.ceil(seconds / 60), 60)
+        return f"{said}, about {f'{hours} h ' if hours else ''}{minutes} min to go"
 
     def start(self, key: str, name: str) -> None:
         """A trial starts, for the first time or again."""
@@ -113,6 +135,7 @@ class StudyDisplay:
         line = self.lines[key]
         line.phase, line.done, line.total = phase, done, max(total, 1e-9)
         line.note = note or line.note
+        line.trained = line.trained or phase == "pretrain"
         self._plain(key)
 
     def end(self, key: str, status: str, note: str) -> None:

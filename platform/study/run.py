@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,7 @@ class RunOptions:
         quiet: show no progress.
         progress: called while clip caches are built and objectives audited, with what, done and total.
         given: what the command line changed of the definition, kept for a resumption that does not repeat it.
+        ready: called when all is prepared and the first trial may start: two live displays on one screen would fight.
     """
 
     resume: bool = False
@@ -105,6 +106,7 @@ class RunOptions:
     quiet: bool = False
     progress: CacheProgress | None = None
     given: Mapping[str, Any] | None = None
+    ready: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
         log_audits(audits, tracker, parent)
         display = StudyDisplay(f"{asked.kind} {asked.definition.name}", options.quiet)
         director = _director(asked, home, book, tracker, parent, display, manifest_hash)
+        options.ready()
         complete = _direct(director, asked, options.address)
         return _close(director, asked, home, book, complete)
 
