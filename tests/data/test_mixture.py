@@ -102,3 +102,12 @@ def test_bad_numbers() -> None:
 def test_a_state_of_another_mixture_is_refused(other: dict[str, Any]) -> None:
     with pytest.raises(MixtureError, match="The saved mixture has"):
         mixture(**other).load_state_dict(mixture().state_dict())
+
+
+def test_a_state_of_a_mixture_with_fewer_clips_is_refused() -> None:
+    """Another number of clips is another order of them."""
+    state = mixture().state_dict()
+    name, clips, weight = state["sources"][0]
+    state["sources"] = [[name, clips - 1, weight], *state["sources"][1:]]
+    with pytest.raises(MixtureError, match="The saved mixture has"):
+        mixture().load_state_dict(state)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -121,6 +123,14 @@ def test_drawn_parameters_stay_in_their_ranges_and_repeat() -> None:
     again = augment.draw(2000, torch.Generator().manual_seed(0))
     assert torch.equal(again.area, params.area)
     assert torch.equal(again.flip, params.flip)
+
+
+def test_aspect_ratios_are_drawn_evenly_on_a_log_scale() -> None:
+    """Half of the crops are upright: a ratio and its inverse are as likely."""
+    drawn = Augment(8, ratio=(0.25, 4.0)).draw(4000, torch.Generator().manual_seed(0)).ratio
+    share = float((drawn < 1).float().mean())
+    assert abs(share - 0.5) < 4 * math.sqrt(0.25 / 4000)
+    assert float(drawn.log().mean()) == pytest.approx(0.0, abs=4 * math.log(4) / math.sqrt(3 * 4000))
 
 
 def test_selected_rows_give_the_rows_of_the_global_batch() -> None:

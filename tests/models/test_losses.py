@@ -21,6 +21,19 @@ def test_context_loss_weights_a_token_by_its_distance() -> None:
     assert context_loss(predicted, target, visible, masked, grid, weighted=False).item() == pytest.approx(5.0)
 
 
+def test_prediction_loss_is_a_mean_in_full_precision() -> None:
+    g = torch.Generator().manual_seed(1)
+    predicted, target = (torch.randn(3, 50, 7, generator=g) for _ in range(2))
+    for power in (1.0, 2.0, 1.5):
+        wanted = float(((predicted - target).double().abs() ** power / power).mean())
+        assert prediction_loss(predicted, target, power).item() == pytest.approx(wanted, rel=1e-6)
+    # Halves of which the difference has no half: 1024 and 1024 and a half are one number there, and their mean another.
+    a, b = torch.full((1, 4, 4), 1000.0, dtype=torch.bfloat16), torch.full((1, 4, 4), 1.25, dtype=torch.bfloat16)
+    found = prediction_loss(a, b)
+    assert found.dtype == torch.float32
+    assert found.item() == 998.75
+
+
 def test_losses_are_zero_at_equality_and_finite_on_drawn_masks() -> None:
     g = torch.Generator().manual_seed(0)
     grid = TokenGrid(4, 6, 6)

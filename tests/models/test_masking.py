@@ -127,6 +127,13 @@ def test_sets_are_sorted_disjoint_and_never_empty(
         assert torch.equal(a.masked, b.masked)
 
 
+def test_a_block_has_at_most_its_share_of_the_frame() -> None:
+    """A share that is no whole number of tokens is rounded down: 0.7 of five are three, not four."""
+    g = torch.Generator().manual_seed(0)
+    tall = MaskSampler(TokenGrid(1, 5, 1), MaskConfig(blocks=(BlockSpec(1, 0.7),), aspect=(4.0, 4.0)))
+    assert {int(mask.masked.shape[1]) for _ in range(5) for mask in tall.sample(1, g)} == {3}
+
+
 def test_blocks_span_all_of_time_and_one_clip_is_not_cut() -> None:
     grid = GRIDS["8x8x4"]
     for mask in MaskSampler(grid).sample(1, generator()):

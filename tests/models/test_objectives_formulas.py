@@ -337,5 +337,34 @@ def test_acceleration_of_two_slots_is_velocity(name: str, on: str) -> None:
     assert create(name, channels=16, on=on)(latents(c)).item() == pytest.approx(FORMULAS[name](c, [], on=on), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["kinematic_acceleration", "kinematic_split"])
+@pytest.mark.parametrize("on", ["student", "target"])
+def test_three_slots_are_enough_for_an_acceleration(name: str, on: str) -> None:
+    c = case(seed=6, shape=(2, 3, 3, 2))
+    c.visible[:] = True
+    found = create(name, channels=16, on=on)(latents(c)).item()
+    assert found == pytest.approx(FORMULAS[name](c, [], on=on), rel=1e-6)
+    z = (c.h if on == "target" else c.z)[..., : 8 if name == "kinematic_split" else 16]
+    assert found == pytest.approx(float(np.abs(z[:, 2] - 2 * z[:, 1] + z[:, 0]).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("slots", "there"), [(3, False), (4, True)])
+def test_frequencies_need_four_slots(slots: int, there: bool) -> None:
+    c = case(seed=7, shape=(2, slots, 3, 2))
+    c.visible[:] = True
+    assert (create("spectral", channels=16)(latents(c)) is not None) == there
+
+
+def test_one_token_has_no_covariance() -> None:
+    """One token has no spread: dividing by none of it would be an infinite loss."""
+    c = case(seed=8)
+    c.visible[:] = False
+    c.visible[0, 1, 1, 1] = True
+    assert create("cross_covariance", channels=16)(latents(c)) is None
+    c.visible[1, 2, 0, 1] = True
+    found = create("cross_covariance", channels=16)(latents(c))
+    assert found.item() == pytest.approx(FORMULAS["cross_covariance"](c, []), rel=1e-5)
+
+
 def test_every_loss_has_a_formula() -> None:
     assert set(FORMULAS) | {"sigreg"} == set(LOSSES)

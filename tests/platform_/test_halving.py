@@ -59,6 +59,13 @@ def test_within_a_front_the_net_takes_the_balanced_one_and_then_the_farthest() -
         assert gaps[order[taken]] == pytest.approx(max(gaps.values()))
 
 
+def test_the_balanced_one_is_that_whose_smallest_score_is_largest() -> None:
+    """Not that with the largest mean: the corner of three has it."""
+    points = [(10, 0, 10), (0, 10, 1), (4, 4, 4), (1, 3, 0)]
+    assert int(np.argmax(np.mean(points, axis=1))) != ordered(points)[0]
+    assert ordered(points)[0] == 2
+
+
 def test_within_a_front_contributions_decide_where_asked() -> None:
     """Boxes above (-1, -1) in tenths of the span 10: what each alone covers is counted cell by cell."""
     points = np.array([(0, 10), (2, 9), (6, 6), (7, 5), (10, 0)])

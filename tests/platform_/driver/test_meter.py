@@ -161,7 +161,7 @@ def test_without_budget_a_first_wave_waits_for_nothing(sweep: Begin) -> None:
 
 @pytest.mark.usefixtures("room_for_eight")
 def test_what_was_not_trained_or_failed_is_no_forecast(clock: Any, sweep: Begin) -> None:
-    s = sweep("a", start=[], budget="0.1cpu-h")  # 360 s
+    s = sweep("a", start=[], budget="0.1028cpu-h")  # 370 s: a fourth would fit if nobody scored
     (untrained,) = start_all(s)
     clock.now += 5
     s.complete(untrained)
@@ -171,7 +171,7 @@ def test_what_was_not_trained_or_failed_is_no_forecast(clock: Any, sweep: Begin)
     (first,) = start_all(s)
     clock.now += 10
     heard(s, first, 1, 10.0)
-    assert len(start_all(s)) == 2, "6 s spent; 90 of training and 5 of scoring for each of three: 291 of 360"
+    assert len(start_all(s)) == 2, "6 s spent; 90 of training and 5 of scoring for each of three: 291 of 370"
 
 
 @pytest.mark.usefixtures("room_for_eight")
