@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, terminal
 
 
 @click.command()
@@ -30,8 +30,6 @@ def audit(target: str, chosen: str | None, places: Places, out: Path | None, as_
     its range, and with its mask policies by themselves. A FILE (a study or a space) with --variant audits that
     variant of it, a custom one too.
     """
-    from rich.console import Console
-
     from equipoise.platform.report.plots.gradients import heatmap
     from equipoise.platform.report.plots.style import check_suffix
     from equipoise.platform.report.tables.audit import show
@@ -59,7 +57,7 @@ def audit(target: str, chosen: str | None, places: Places, out: Path | None, as_
     if as_json:
         emit({**result.to_dict(), "heatmap": None if out is None else str(out)})
         return
-    show(result, Console())
+    show(result, terminal())
     if out is not None:
         click.echo(f"Heat map: {out}")
 

@@ -18,6 +18,7 @@ from equipoise.platform.cli.options import (
     optuna_storage_option,
     progress_bar,
     storage_option,
+    terminal,
 )
 from equipoise.platform.cli.running import run, say_failures
 from equipoise.platform.errors import EquipoiseError
@@ -106,8 +107,6 @@ def replicate(
 
     Of a search its leading three mixes are run, else all that it compares. Everything but the seeds is as it was.
     """
-    from rich.console import Console
-
     from equipoise.platform.report.replication import conclude_replication
     from equipoise.platform.report.tables.replication import show_replication
     from equipoise.platform.study.bundling import open_bundle
@@ -128,4 +127,4 @@ def replicate(
     if as_json:
         emit({**outcome.to_dict(), "replication": found.to_dict()})
     else:
-        show_replication(found, Console())
+        show_replication(found, terminal())

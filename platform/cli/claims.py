@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, storage_option
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, storage_option, terminal
 
 
 @click.command()
@@ -40,8 +40,6 @@ def claims(
     Each claim is supported, refuted, not distinguishable, or not testable here; --details has the numbers that say
     so. A target that ends in .csv is a file in the layout of the published table; all its regimes are read.
     """
-    from rich.console import Console
-
     from equipoise.platform.analysis.claims.evidence import from_csv, from_studies
     from equipoise.platform.analysis.claims.judge import judge_claims
     from equipoise.platform.analysis.claims.vocabulary import PUBLISHED_CLAIMS, load_claims
@@ -63,4 +61,4 @@ def claims(
     if as_json:
         emit(found.to_dict())
     else:
-        show(found, Console(), details=details)
+        show(found, terminal(), details=details)

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, reference_option, storage_option
+from equipoise.platform.cli.options import (
+    Places,
+    emit,
+    home_options,
+    json_option,
+    reference_option,
+    storage_option,
+    terminal,
+)
 
 
 @click.command()
@@ -33,8 +41,6 @@ def effects(
     as_json: bool,
 ) -> None:
     """Show what the factors of an ablation STUDY with a design add, alone and together."""
-    from rich.console import Console
-
     from equipoise.platform.report.effects import conclude_effects
     from equipoise.platform.report.tables.effects import show_effects
 
@@ -42,4 +48,4 @@ def effects(
     if as_json:
         emit({**found.to_dict(), "plot": picture and str(picture)})
     else:
-        show_effects(found, picture, Console())
+        show_effects(found, picture, terminal())

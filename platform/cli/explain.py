@@ -13,6 +13,7 @@ from equipoise.platform.cli.options import (
     json_option,
     optuna_storage_option,
     reference_option,
+    terminal,
 )
 
 
@@ -28,8 +29,6 @@ def explain(study: str | None, reference: str | None, out: Path | None, places: 
 
     Nothing is started, and nothing is booked: what comes next is asked of a copy.
     """
-    from rich.console import Console
-
     from equipoise.platform.report.explanation import explain_search
     from equipoise.platform.report.tables.explanation import show_explanation
 
@@ -37,4 +36,4 @@ def explain(study: str | None, reference: str | None, out: Path | None, places: 
     if as_json:
         emit(found.to_dict())
     else:
-        show_explanation(found, Console())
+        show_explanation(found, terminal())

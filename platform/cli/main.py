@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import click
 
@@ -15,6 +16,7 @@ from equipoise.platform.cli.confirm import confirm
 from equipoise.platform.cli.data import data
 from equipoise.platform.cli.effects import effects
 from equipoise.platform.cli.explain import explain
+from equipoise.platform.cli.plain import speak_plainly
 from equipoise.platform.cli.pool import pool
 from equipoise.platform.cli.report import report
 from equipoise.platform.cli.results import front, list_, probe, ui
@@ -40,6 +42,8 @@ USER_ERRORS = (EquipoiseError, DataError, ModelError)  # a person's to mend; any
 
 def main() -> None:
     """Entry point of the console command: one sentence and a non-zero exit for a person's mistake, never a trace."""
+    speak_plainly()
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, which draws on a page: pictures go to files here
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -244,6 +244,13 @@ def emit(content: Any) -> None:
     click.echo(json.dumps(content, indent=1))
 
 
+def terminal(*, stderr: bool = False) -> Console:
+    """The console of every command: what it prints is shown as it is written, names with brackets and colons too."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 class Bar:
     """A progress bar, called with what, done and total.
 
@@ -262,7 +269,7 @@ class Bar:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(f"{self._title}: {what}", total=total)
             if not self._console.is_terminal:
-                self._console.print(f"{self._title}: {what} ({total})", highlight=False)
+                self._console.print(f"{self._title}: {what} ({total})")
         self._bar.update(self._tasks[what], completed=done, total=total)
 
     def close(self) -> None:
@@ -273,10 +280,9 @@ class Bar:
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[Bar]:
     """A progress bar on standard error that goes when it is done; plain lines where that is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         yield Bar(title, bar, console)

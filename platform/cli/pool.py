@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, terminal
 
 
 @click.command()
@@ -21,8 +21,6 @@ def pool(bundles: tuple[str, ...], out: Path | None, level: float, places: Place
     Studies may differ in what they were pretrained on and in their laboratory: a random-effects meta-analysis allows
     for that and says how much they do. Accuracies of unlike protocols are never pooled.
     """
-    from rich.console import Console
-
     from equipoise.platform.analysis.pooling import pooling_of
     from equipoise.platform.report.tables.pooling import show_pooling
     from equipoise.platform.study.bundling import open_bundle
@@ -37,6 +35,6 @@ def pool(bundles: tuple[str, ...], out: Path | None, level: float, places: Place
     if as_json:
         emit({**found.to_dict(), "plot": picture and str(picture)})
         return
-    show_pooling(found, Console())
+    show_pooling(found, terminal())
     if picture is not None:
         click.echo(f"Plot: {picture}")

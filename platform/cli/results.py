@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, progress_bar, reference_option
+from equipoise.platform.cli.options import (
+    Places,
+    emit,
+    home_options,
+    json_option,
+    progress_bar,
+    reference_option,
+    terminal,
+)
 from equipoise.platform.errors import EquipoiseError
 
 if TYPE_CHECKING:
@@ -124,8 +132,6 @@ def front(
     as_json: bool,
 ) -> None:
     """Show the Pareto front of a STUDY (name or MLflow run id) and its leading candidate."""
-    from rich.console import Console
-
     from equipoise.platform.report.front import conclude_study, conclude_table
     from equipoise.platform.report.tables.front import show
     from equipoise.platform.stats.published import published_path, read_csv
@@ -146,7 +152,7 @@ def front(
     if as_json:
         emit(found.to_dict())
     else:
-        show(found, Console())
+        show(found, terminal())
 
 
 @click.command("list")

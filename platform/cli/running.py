@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from equipoise.platform.cli.options import Places, StudyOptions, emit, progress_bar
+from equipoise.platform.cli.options import Places, StudyOptions, emit, progress_bar, terminal
 from equipoise.platform.errors import EquipoiseError
 
 if TYPE_CHECKING:
@@ -82,8 +82,6 @@ def say_failures(outcome: Outcome) -> None:
 
 def conclude_confirmed(outcome: Outcome, places: Places, asked: StudyOptions, show: bool) -> dict[str, Any]:
     """Say what a confirmation that ran came to, and keep that; returns its record."""
-    from rich.console import Console
-
     from equipoise.platform.report.confirmation import conclude_confirmation
     from equipoise.platform.report.front import conclude_study
     from equipoise.platform.report.tables.confirmation import show_confirmation
@@ -93,7 +91,7 @@ def conclude_confirmed(outcome: Outcome, places: Places, asked: StudyOptions, sh
     found = conclude_confirmation(record, asked.tolerance, keep=True)
     selection = conclude_study(record, None, asked.tolerance, keep=True)
     if show:
-        show_confirmation(found, Console())
+        show_confirmation(found, terminal())
     return {**outcome.to_dict(), "selection": selection.to_dict(), "confirmation": found.to_dict()}
 
 
@@ -117,8 +115,6 @@ def conclude(
         confirmed: of its confirmation, where one ran.
         reference: a study that ships, beside which it is placed.
     """
-    from rich.console import Console
-
     from equipoise.platform.report.front import conclude_study
     from equipoise.platform.report.tables.front import show, show_accuracies
     from equipoise.platform.stats.pareto import SelectionError
@@ -132,11 +128,11 @@ def conclude(
         # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
         click.echo(f"No selection: {error}", err=True)
         if not as_json:
-            show_accuracies(record.table, Console())
+            show_accuracies(record.table, terminal())
     else:
         content["selection"] = found.to_dict()
         if not as_json:
-            show(found, Console())
+            show(found, terminal())
     if design:
         from equipoise.platform.report.effects import conclude_effects
         from equipoise.platform.report.tables.effects import show_effects
@@ -144,7 +140,7 @@ def conclude(
         effects, picture = conclude_effects(record, keep=True)
         content["effects"] = {**effects.to_dict(), "plot": picture and str(picture)}
         if not as_json:
-            show_effects(effects, picture, Console())
+            show_effects(effects, picture, terminal())
     if confirmed is not None:
         content["confirmation"] = conclude_confirmed(confirmed, places, asked, not as_json)
     if reference is not None:
@@ -155,7 +151,7 @@ def conclude(
         placed = beside(record, open_bundle(reference, places.open().root))
         content["beside"] = placed and placed.to_dict()
         if placed is not None and not as_json:
-            show_beside(placed, Console())
+            show_beside(placed, terminal())
     if as_json:
         emit(content)
     where = f"{outcome.name} {places.record}"

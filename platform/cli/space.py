@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from equipoise.platform.cli.options import emit, json_option
+from equipoise.platform.cli.options import emit, json_option, terminal
 
 
 @click.group()
@@ -17,8 +17,6 @@ def space() -> None:
 @json_option
 def space_show(name: str, as_json: bool) -> None:
     """Show the axes of a search space: SPACE is a shipped one (quickstart, full) or a YAML file."""
-    from rich.console import Console
-
     from equipoise.platform.report.tables.space import show_space, space_record
     from equipoise.platform.settings.study import load_sweep
 
@@ -26,4 +24,4 @@ def space_show(name: str, as_json: bool) -> None:
     if as_json:
         emit(space_record(definition))
     else:
-        show_space(definition, Console())
+        show_space(definition, terminal())

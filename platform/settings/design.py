@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from equipoise.platform.errors import nearest
 from equipoise.platform.settings.base import Settings
+from equipoise.platform.settings.names import Name
 from equipoise.platform.settings.variant import Variant
 
 Kind = Literal["add_one_in", "leave_one_out", "factorial", "dose_response"]
@@ -38,7 +39,7 @@ class Factor(Variant):
     objective with its weight), or ``{name: mine, objectives: {...}}``.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from equipoise.models.jepa import JepaConfig
 from equipoise.models.schedules import LinearWarmup, weight_at
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import apply_override, find, load_yaml
+from equipoise.platform.settings.names import Name
 
 Pooling = Literal["attentive", "linear"]
 
@@ -92,7 +93,7 @@ class ProbeSetting(Settings):
 class Preset(Settings):
     """Size of the model and how it is trained and probed: what differs between a laptop and a cluster."""
 
-    name: str
+    name: Name
     description: str = ""
     model: JepaConfig
     optimisation: Optimisation

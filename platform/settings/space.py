@@ -20,6 +20,7 @@ from equipoise.models.objectives import create
 from equipoise.platform.errors import nearest
 from equipoise.platform.settings.axes import DOT, SCHEDULE, Axis, Choice, Range, Span
 from equipoise.platform.settings.base import Settings
+from equipoise.platform.settings.names import Name
 from equipoise.platform.settings.variant import RECORDS, ObjectiveSetting, Variant
 
 # What these come to where they are not given depends on the reading and on the other objectives of the mix.
@@ -38,7 +39,7 @@ class Dimension:
         condition: the objective that has to be on, None for a weight.
     """
 
-    name: str
+    name: Name
     distribution: BaseDistribution
     condition: str | None = None
 

@@ -12,6 +12,7 @@ from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.design import Design
 from equipoise.platform.settings.files import beside, find, load_yaml, shipped
+from equipoise.platform.settings.names import Name, check_names
 from equipoise.platform.settings.plan import Plan, plan
 from equipoise.platform.settings.preset import Preset, load_preset
 from equipoise.platform.settings.search import (
@@ -52,7 +53,7 @@ class StudyBase(Settings):
         prices: what an hour of a CPU and of a GPU costs; null: nobody asks.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: Name
     description: str = ""
     regime: str
     preset: str
@@ -236,6 +237,7 @@ class AblationDefinition(StudyBase):
     def _known(self) -> AblationDefinition:
         for name in self.variants:
             load_variant(name)
+        check_names(self.custom)
         twice = sorted(set(self.custom) & set(self.variants) | set(self.custom) & set(CONTROLS))
         if twice:
             raise ValueError(f"variant {twice[0]!r} is shipped already: give yours another name")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from equipoise.platform.errors import nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import find, load_yaml
+from equipoise.platform.settings.names import Name, check_names
 from equipoise.platform.settings.preset import Pooling, Preset
 from equipoise.platform.settings.variant import Reading, Variant
 
@@ -35,10 +36,16 @@ class BenchmarkSetting(Settings):
 class Regime(Settings):
     """What is pretrained on, and the benchmarks that score the result."""
 
-    name: str
+    name: Name
     description: str = ""
     sources: dict[str, SourceSetting] = Field(min_length=1)
     benchmarks: dict[str, BenchmarkSetting] = Field(min_length=1)
+
+    @field_validator("sources", "benchmarks")
+    @classmethod
+    def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_names(value)
+        return value
 
 
 class Resources(Settings):

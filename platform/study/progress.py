@@ -16,10 +16,10 @@ from rich.text import Text
 PLAIN_EVERY_S = 15.0
 ENDED = ("finished", "stopped", "failed")  # an interrupted trial goes on
 MARKS = {
-    "finished": "[green]done[/]",
-    "stopped": "[blue]stopped early[/]",
-    "failed": "[red]failed[/]",
-    "interrupted": "[yellow]stopped[/]",
+    "finished": ("done", "green"),
+    "stopped": ("stopped early", "blue"),
+    "failed": ("failed", "red"),
+    "interrupted": ("stopped", "yellow"),
 }
 
 
@@ -55,7 +55,7 @@ class StudyDisplay:
     """
 
     def __init__(self, title: str, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Console(stderr=True, quiet=quiet, markup=False, emoji=False, highlight=False)
         self.title, self.planned = title, 0
         self.lines: dict[str, _Line] = {}
         self.finished_before = 0
@@ -90,9 +90,11 @@ class StudyDisplay:
             left = ""
             if line.status == "running" and 0 < line.done < line.total and line.phase == "pretrain":
                 left = f"{seconds * (line.total - line.done) / line.done:.0f} s left"
-            phase = Text.from_markup(MARKS[line.status]) if line.status in MARKS else Text(line.phase)
-            table.add_row(f"[bold]{key}[/] {line.name}", bar, phase, f"{seconds:.0f} s", left, line.note)
-        head = Text.from_markup(f"[bold]{self.title}[/]  ").append(self.summary())
+            phase = Text(*MARKS[line.status]) if line.status in MARKS else Text(line.phase)
+            table.add_row(
+                Text(key, "bold").append(f" {line.name}", "not bold"), bar, phase, f"{seconds:.0f} s", left, line.note
+            )
+        head = Text(self.title, "bold").append(f"  {self.summary()}", "not bold")
         return Group(head, table, Text(self._waiting, "yellow")) if self._waiting else Group(head, table)
 
     def summary(self) -> str:

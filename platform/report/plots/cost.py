@@ -20,9 +20,11 @@ from equipoise.platform.report.plots.style import (
     INK,
     PALETTE,
     STYLES,
+    as_written,
     clean_axis,
     group_handles,
     group_of,
+    legend_label,
     save_figure,
 )
 from equipoise.platform.stats.selection import Selection
@@ -31,6 +33,7 @@ SIZE = (10.0, 7.6)  # inches
 LOST = PALETTE[4]
 
 
+@as_written
 def plot_cost(spending: Spending, selection: Selection, path: str | Path, title: str) -> Path:
     """Draw a study's gains against its cost, and save; the suffix of ``path`` picks PNG, PDF or SVG.
 
@@ -78,7 +81,9 @@ def plot_cost(spending: Spending, selection: Selection, path: str | Path, title:
             if one.lost:
                 axis.axvspan(one.spent - one.cost, one.spent - one.cost + one.lost, color=LOST, alpha=0.25, linewidth=0)
     handles = group_handles(selection)
-    handles.append(Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label=selection.baseline))
+    handles.append(
+        Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label=legend_label(selection.baseline))
+    )
     if spending.lost:
         handles.append(Patch(facecolor=LOST, alpha=0.25, linewidth=0, label="work done twice"))
     figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False, fontsize=10.5)

@@ -15,11 +15,14 @@ from equipoise.platform.report.plots.style import (
     MOST_CURVES,
     PALETTE,
     PlotError,
+    as_written,
     clean_axis,
+    legend_label,
     save_figure,
 )
 
 
+@as_written
 def plot_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | Path, ylabel: str, title: str) -> Path:
     """Draw learning curves: name to (step, value) pairs, up to 32 told apart by colour and dash.
 
@@ -41,7 +44,7 @@ def plot_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | P
         axis.plot(
             steps,
             values,
-            label=name,
+            label=legend_label(name),
             color=PALETTE[place % len(PALETTE)],
             linestyle=DASHES[place // len(PALETTE)],
             linewidth=1.8,

@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from equipoise.platform.analysis.effects import Effect, Effects, alias_text
-from equipoise.platform.report.plots.style import DPI, GREY, INK, PALETTE, TITLES, PlotError, clean_axis, save_figure
+from equipoise.platform.report.plots.style import (
+    DPI,
+    GREY,
+    INK,
+    PALETTE,
+    TITLES,
+    PlotError,
+    as_written,
+    clean_axis,
+    save_figure,
+)
 from equipoise.platform.settings.design import TIMES
 
 PANEL_WIDTH = 4.6  # inches
@@ -22,6 +32,7 @@ CLEAR, UNCLEAR = PALETTE[0], "#8A8A8A"  # more than chance, and not
 Handles = list[Line2D]
 
 
+@as_written
 def plot_effects(effects: Effects, path: str | Path, title: str) -> Path:
     """Draw every effect with its interval, and save; the suffix of ``path`` picks PNG, PDF or SVG.
 

@@ -10,13 +10,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from equipoise.platform.analysis.pooling import UNCLEAR, PooledMix, Pooling
-from equipoise.platform.report.plots.style import GREY, INK, PALETTE, TITLES, check_suffix, clean_axis, save_figure
+from equipoise.platform.report.plots.style import (
+    GREY,
+    INK,
+    PALETTE,
+    TITLES,
+    as_written,
+    check_suffix,
+    clean_axis,
+    legend_label,
+    save_figure,
+)
 
 LINE, LETTER, PANEL = 0.2, 0.085, 3.4  # inches of a study's line, of a name's letter, of a panel's width
 HEAD, FOOT = 0.9, 1.2  # inches above and below the panels
 MARKERS = "os^vPX<>"
 
 
+@as_written
 def plot_forest(found: Pooling, path: Path, title: str) -> Path:
     """Draw one panel for each benchmark: of a mix a small mark for each study, and below them the pooled interval.
 
@@ -75,7 +86,7 @@ def _mix(axis: Axes, one: PooledMix, found: Pooling, top: float) -> None:
 def _handles(found: Pooling) -> list[Line2D]:
     marks = [MARKERS[at % len(MARKERS)] for at in range(len(found.studies))]
     studies = [
-        Line2D([], [], color=GREY, marker=mark, markerfacecolor="white", label=study.name)
+        Line2D([], [], color=GREY, marker=mark, markerfacecolor="white", label=legend_label(study.name))
         for mark, study in zip(marks, found.studies, strict=True)
     ]
     return [

@@ -26,6 +26,7 @@ from equipoise.platform.report.plots.style import (
     PANEL_HEIGHT,
     STYLES,
     WIDTH,
+    as_written,
     axis_title,
     clean_axis,
     group_handles,
@@ -36,6 +37,7 @@ from equipoise.platform.stats.pareto import front
 from equipoise.platform.stats.selection import Selection
 
 
+@as_written
 def plot_front(selection: Selection, path: str | Path, title: str) -> Path:
     """Draw every pair of benchmarks as a panel and save it; the suffix of ``path`` picks PNG, PDF or SVG.
 

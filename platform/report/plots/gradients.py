@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from equipoise.platform.report.plots.style import DPI, FAINT, GREY, INK, PALETTE, check_suffix
+from equipoise.platform.report.plots.style import DPI, FAINT, GREY, INK, PALETTE, as_written, check_suffix
 from equipoise.platform.trial.audit import AuditResult
 
 CELL = 0.44  # inches
@@ -19,6 +19,7 @@ COLOURS = "RdBu"  # red: against each other, blue: together
 DEAD_INK = PALETTE[1]
 
 
+@as_written
 def heatmap(result: AuditResult, path: str | Path) -> Path:
     """Draw the cosines between all gradients on the encoder; rows and columns of dead objectives are marked.
 

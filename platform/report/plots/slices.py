@@ -14,7 +14,17 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from equipoise.platform.analysis.interactions import Finished
-from equipoise.platform.report.plots.style import DPI, GREY, INK, PALETTE, TITLES, PlotError, clean_axis, save_figure
+from equipoise.platform.report.plots.style import (
+    DPI,
+    GREY,
+    INK,
+    PALETTE,
+    TITLES,
+    PlotError,
+    as_written,
+    clean_axis,
+    save_figure,
+)
 from equipoise.platform.settings.axes import Range
 from equipoise.platform.stats.pareto import nondominated
 from equipoise.platform.stats.table import Part, heading
@@ -25,6 +35,7 @@ SPREAD = 0.06  # of the width in which points of "off" lie side by side
 OFF = -0.22  # where "off" is, left of the range that ends at 0 and 1
 
 
+@as_written
 def plot_slices(
     found: Finished,
     ranges: Mapping[str, Range],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -34,6 +35,9 @@ WIDTH, PANEL_HEIGHT, DPI = 16.0, 5.6, 100  # inches, inches, dots per inch: 1600
 
 SUFFIXES = (".png", ".pdf", ".svg")
 INK, GREY, FAINT = "#222222", "#767676", "#D5D5D5"
+
+
+as_written = rc_context({"text.parse_math": False})  # what every picture is drawn in: a name with dollars is no formula
 
 
 class PlotError(EquipoiseError, ValueError):
@@ -121,6 +125,11 @@ def group_handles(selection: Selection) -> list[Line2D | Patch]:
         for name, style in reversed(STYLES.items())
         if name in there
     ]
+
+
+def legend_label(name: str) -> str:
+    """A name as a legend shows it: Matplotlib leaves out what begins with ``_``; a sign of no width goes before it."""
+    return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

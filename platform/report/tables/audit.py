@@ -18,7 +18,7 @@ PLAIN_WIDTH = 160  # characters of a line where the output is no terminal
 def show(result: AuditResult, console: Console) -> None:
     """Print the verdicts, the matrix of cosines and what is scored."""
     if not console.is_terminal:
-        console = Console(file=console.file, width=PLAIN_WIDTH)
+        console = Console(file=console.file, width=PLAIN_WIDTH, markup=False, emoji=False, highlight=False)
     console.print(_verdicts(result))
     if result.names:
         console.print("Cosine between gradients on the encoder, in hundredths", style="bold")
