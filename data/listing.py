@@ -17,18 +17,17 @@ CHUNK = 64  # files a process describes at a time
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Paths and label names of a CSV file with a header ``path,label``.
+    """Paths and label names of a CSV file with a header ``path,label``, less blanks around them and a mark of UTF-8.
 
     Raises:
-        ManifestError: if the file is missing, has other columns, an empty cell or no row.
+        ManifestError: if the file is missing, has other columns or separators, an empty cell or no row.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as f:
-            reader = csv.DictReader(f)
-            if not {"path", "label"} <= set(reader.fieldnames or ()):
-                found = ", ".join(reader.fieldnames or ()) or "no columns"
-                raise ManifestError(f"{path} has {found} in its first line; expected path and label.")
-            rows = [(r["path"], r["label"]) for r in reader]
+        with path.open(newline="", encoding="utf-8-sig") as f:
+            reader = csv.DictReader(f, skipinitialspace=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            _check_header(path, list(reader.fieldnames))
+            rows = [((r["path"] or "").strip(), (r["label"] or "").strip()) for r in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ManifestError(f"The list {path} cannot be read ({reason}); give a CSV in UTF-8.") from error
@@ -38,6 +37,37 @@ def read_list(path: Path) -> list[tuple[str, str]]:
     if not rows:
         raise ManifestError(f"The list {path} has no rows; give one for each file below its first line.")
     return rows
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Refuse a first line that names other columns, with what it looks like and what to write.
+
+    Raises:
+        ManifestError: naming the cause.
+    """
+    wanted = "path", "label"
+    if header.count("path") == header.count("label") == 1:
+        return
+    first = ",".join(header)
+    advice = "write path,label as its first line"
+    twice = [name for name in wanted if header.count(name) > 1]
+    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if set(wanted) <= {part.strip() for part in first.split(sign)}:
+            raise ManifestError(f"{path} separates its columns by {name}: save it with commas, {advice}.")
+    if twice:
+        raise ManifestError(f"{path} has the column {twice[0]!r} twice: which one counts? Leave one out.")
+    alike = {name.casefold(): name for name in header}
+    if set(wanted) <= set(alike):
+        raise ManifestError(f"{path} has {first} in its first line: column names are in small letters, {advice}.")
+    parts = first.split()
+    if len(header) == 1 and len(parts) == 2 and parts[1].lstrip("-").isdigit():
+        raise ManifestError(
+            f"{path} begins with a file and a number, as V-JEPA's lists do: put commas for blanks, a label's name for "
+            f"its number where there is one, and {advice}."
+        )
+    if len(header) == 2 and "." in header[0]:
+        raise ManifestError(f"{path} begins with {first}, which looks like a row: {advice}, above it.")
+    raise ManifestError(f"{path} has {first or 'no columns'} in its first line; expected path and label: {advice}.")
 
 
 def _describe(job: tuple[str, list[str]]) -> list[dict[str, Any] | tuple[str, str]]:

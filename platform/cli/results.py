@@ -116,6 +116,8 @@ def _keep_opening(home: Home, checkpoint: str, settings: TrialSettings) -> None:
 @click.option("--results", type=click.Path(path_type=Path), help="A CSV of accuracies instead of a study.")
 @click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
 @click.option("--regime", help="Regime of the CSV's rows: mixed or ucf101 in the published table.")
+@click.option("--baseline", help="Variant of the CSV that gains are measured against; default: baseline.")
+@click.option("--benchmarks", metavar="A,B,...", help="Benchmarks of the CSV; default: the published ones, or all.")
 @click.option("--tolerance", type=click.FloatRange(0), help="Points a candidate may lose; default: noise floor.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The plot: .png, .pdf or .svg.")
 @home_options
@@ -126,6 +128,8 @@ def front(
     results: Path | None,
     published: bool,
     regime: str | None,
+    baseline: str | None,
+    benchmarks: str | None,
     tolerance: float | None,
     out: Path | None,
     places: Places,
@@ -139,20 +143,34 @@ def front(
     if sum([study is not None, reference is not None, results is not None, published]) != 1:
         raise click.UsageError("give one of: a STUDY, --reference NAME, --results FILE.csv, or --published")
     if study is not None or reference is not None:
-        if regime is not None:
-            raise click.UsageError("--regime goes with --results or --published: a study has one regime")
+        for option, value in (("regime", regime), ("baseline", baseline), ("benchmarks", benchmarks)):
+            if value is not None:
+                raise click.UsageError(f"--{option} goes with --results or --published: a study has its own")
         found = conclude_study(places.read(study, reference), out, tolerance)
     else:
         path = published_path() if published else results
         assert path is not None
-        if regime is None:
-            raise click.UsageError("--regime is missing: say which regime's rows of the CSV to compare, e.g. mixed")
-        table = read_csv(path, regime)
-        found = conclude_table(table, out or Path(f"front_{regime}.png"), f"{path.stem}, {regime} regime", tolerance)
+        regime = regime or _only_regime(path, published)
+        named = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
+        table = read_csv(path, regime, benchmarks=named, baseline=baseline or "baseline")
+        title = f"{path.stem}, {regime} regime"
+        found = conclude_table(table, out, title, tolerance, baseline or "baseline")
     if as_json:
         emit(found.to_dict())
     else:
         show(found, terminal())
+
+
+def _only_regime(path: Path, published: bool) -> str:
+    """The regime of a CSV that has one; of the published table the mixed one, which the paper is about."""
+    from equipoise.platform.stats.published import regimes_in
+
+    there = regimes_in(path)
+    if published:
+        return "mixed"
+    if len(there) != 1:
+        raise click.UsageError(f"--regime is missing: {path} has rows of {', '.join(there)}; say which to compare")
+    return there[0]
 
 
 @click.command("list")

@@ -31,7 +31,7 @@ class Conclusion:
 
     Attributes:
         selection: front, leading candidate and notes.
-        plot: the picture.
+        plot: the picture; None where none was asked for.
         weights: weights of every variant by objective, where a study tells them.
         cost: what the study spent, where its record holds that.
         cost_plot: its gains against that.
@@ -40,7 +40,7 @@ class Conclusion:
     """
 
     selection: Selection
-    plot: Path
+    plot: Path | None
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cost: Spending | None = None
     cost_plot: Path | None = None
@@ -55,19 +55,18 @@ class Conclusion:
         """JSON-able record."""
         weights = {k: dict(v) for k, v in self.weights.items()}
         record = self.selection.to_dict()
-        record |= {"notes": [*record["notes"], *self.notes], "weights": weights, "plot": str(self.plot)}
+        record |= {"notes": [*record["notes"], *self.notes], "weights": weights, "plot": self.plot and str(self.plot)}
         record["openings"] = list(self.openings)
         record["cost"] = None if self.cost is None else {**self.cost.to_dict(), "plot": str(self.cost_plot)}
         return record
 
 
-def conclude_table(table: ResultTable, out: Path, title: str, tolerance: float | None) -> Conclusion:
-    """Select from a table and draw the front."""
-    return _drawn(select(table, tolerance=tolerance), out, title)
-
-
-def _drawn(selection: Selection, out: Path, title: str) -> Conclusion:
-    return Conclusion(selection, plot_front(selection, out, title))
+def conclude_table(
+    table: ResultTable, out: Path | None, title: str, tolerance: float | None, baseline: str = BASELINE
+) -> Conclusion:
+    """Select from a table, and draw the front where a picture is asked for."""
+    found = select(table, tolerance=tolerance, baseline=baseline).with_notes(table.notes)
+    return Conclusion(found, None if out is None else plot_front(found, out, title))
 
 
 def conclude_study(
@@ -86,7 +85,8 @@ def conclude_study(
         SelectionError: there is no baseline.
     """
     title = f"Study {record.name}"
-    found = _drawn(record.select(tolerance), record.picture(out, PICTURE), title)
+    selection = record.select(tolerance)
+    found = Conclusion(selection, plot_front(selection, record.picture(out, PICTURE), title))
     found = _against_cost(found, spending(record.trials, record.definition, found.selection), title)
     # A study that is read from a bundle keeps nothing.
     notes = _keep(record, found) if keep and record.home.bundle is None else []
@@ -121,8 +121,8 @@ def _keep(record: StudyRecord, found: Conclusion) -> list[str]:
 
 def _against_cost(found: Conclusion, spent: Spending | None, title: str) -> Conclusion:
     """With the picture of gains against cost beside that of the front, where the record holds costs."""
-    if spent is None:
-        return found
+    if spent is None or found.plot is None:
+        return replace(found, cost=spent)
     beside = found.plot.with_name(f"{found.plot.stem}_cost{found.plot.suffix}")
     return replace(found, cost=spent, cost_plot=plot_cost(spent, found.selection, beside, f"{title}: gains and cost"))
 

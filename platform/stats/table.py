@@ -79,6 +79,7 @@ class ResultTable:
         benchmarks: the benchmarks in the order in which they are shown; all of them count for completeness.
         flag_meanings: (flag, meaning) pairs for the flags that ``scores`` carry.
         part: of the benchmarks that the scores were taken on: ``select`` or ``test``.
+        notes: what a reader must know of where they are from, one sentence each.
 
     Raises:
         ResultsError: no score, a benchmark outside ``benchmarks``, or one score given twice.
@@ -88,6 +89,7 @@ class ResultTable:
     benchmarks: tuple[str, ...]
     flag_meanings: tuple[tuple[str, str], ...] = ()
     part: Part = "test"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.scores:

@@ -46,6 +46,42 @@ def test_unreadable_files_are_counted_and_named(files: Path) -> None:
     assert [path for path, _ in report.failures] == ["broken.mp4", "missing.mp4"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffpath,label\nx.mp4,jump\ny.mp4,jump\n",
+        "path, label\nx.mp4, jump\ny.mp4,jump \n",
+        " path ,label \n x.mp4,jump\ny.mp4 , jump \n",
+        "label,path,more\njump,x.mp4,1\njump,y.mp4,2\n",
+        'path,label\r\n"x.mp4",jump\r\n y.mp4,"jump"\r\n',
+    ],
+)
+def test_a_list_as_people_have_it_is_read(text: str, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text(text, encoding="utf-8", newline="")
+    assert read_list(listing) == [("x.mp4", "jump"), ("y.mp4", "jump")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path;label\nx;a\n", "separates its columns by semicolons"),
+        ("path\tlabel\nx\ta\n", "separates its columns by tabs"),
+        ("/data/x.mp4 166\n/data/y.mp4 0\n", "begins with a file and a number, as V-JEPA's lists do"),
+        ("x.mp4,a\ny.mp4,b\n", "begins with x.mp4,a, which looks like a row: write path,label as its first line"),
+        ("Path,Label\nx,a\n", "column names are in small letters"),
+        ("path,label,label\nx,a,b\n", "has the column 'label' twice"),
+        ("path,label\nx.mp4,  \n", "line 2: path is 'x.mp4' and label ''"),
+        ("", "has no columns in its first line"),
+    ],
+)
+def test_what_is_no_list_is_told_what_it_is(text: str, message: str, tmp_path: Path) -> None:
+    listing = tmp_path / "list.csv"
+    listing.write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match=message):
+        read_list(listing)
+
+
 def test_mistakes(files: Path) -> None:
     with pytest.raises(ManifestError, match="'c' is not among the 2 classes"):
         manifest_of_list("own", "test", files, [("still.png", "c")], classes=("a", "b"), workers=0)

@@ -77,6 +77,7 @@ def test_a_study_is_read_from_python(studied: Home) -> None:
     assert {name.partition(" ")[0] for name in curves} == {"baseline", "fwm_hw_ld", "motion_guided", "hw"}
     assert all(step == sorted(step) for step in ([s for s, _ in line] for line in curves.values()))
     found = study.front(tolerance=100)
+    assert found.plot is not None
     assert found.plot.is_file()
     assert found.selection.candidate is not None
     assert found.selection.candidate.variant in found._repr_markdown_()

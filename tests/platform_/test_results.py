@@ -91,6 +91,84 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, words: list[
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def plain(**change: list[str]) -> list[list[str]]:
+    """Rows of a table with two variants, two seeds and two benchmarks."""
+    rows = [
+        ["mixed", v, s, b, "attentive", "1000", f"{20 + 3 * (v == 'hw') + 0.3 * int(s):.1f}"]
+        for v in ("baseline", "hw")
+        for s in ("1", "2")
+        for b in ("diving48", "ssv2")
+    ]
+    for at, column in enumerate(HEAD):
+        if column in change:
+            for row, value in zip(rows, change[column], strict=False):
+                row[at] = value
+    return rows
+
+
+HEAD = ["regime", "variant", "seed", "benchmark", "probe", "val_items", "top1_percent"]
+
+
+def saved(folder: Path, rows: list[list[str]], head: list[str] = HEAD, sign: str = ",", mark: str = "") -> Path:
+    path = folder / "own.csv"
+    path.write_text(mark + "\n".join(sign.join(row) for row in (head, *rows)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", " , "])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_separators_marks_and_blanks_change_nothing(sign: str, mark: str, tmp_path: Path) -> None:
+    found = read_csv(saved(tmp_path, plain(), sign=sign, mark=mark), "mixed", benchmarks=("diving48", "ssv2"))
+    assert found.scores == read_csv(saved(tmp_path, plain()), "mixed", benchmarks=("diving48", "ssv2")).scores
+
+
+def test_whole_numbers_as_pandas_writes_them(tmp_path: Path) -> None:
+    rows = plain(seed=["1.0", "1.0", "2.0", "2.0"] * 2, val_items=["1000.0"] * 8)
+    found = read_csv(saved(tmp_path, rows), "mixed")
+    assert found.seeds("hw") == (1, 2)
+    assert found.items("hw", "ssv2") == 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"benchmark": ["diving48", "SSv2"]},
+            "line 3: benchmark 'SSv2' would be left out, with 0 more rows",
+        ),
+        ({"benchmark": ["Diving-48"] * 8}, "line 2: benchmark 'Diving-48' would be left out, with 7 more"),
+        ({"probe": ["Attentive"]}, "probe 'Attentive' would be left out"),
+        (
+            {"variant": ["Baseline"] * 4},
+            r"no row of 'baseline' .* --baseline \(did you mean 'Baseline'",
+        ),
+        ({"top1_percent": ["0.20", "0.21"] * 4}, "every accuracy in the table is at most 1: these look like fractions"),
+        ({"top1_percent": ["20", "21", "22", "23", "0.20", "0.21", "0.2", "0.3"]}, "every accuracy of hw is at most 1"),
+    ],
+)
+def test_what_its_spelling_would_lose_is_refused(change: dict[str, list[str]], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=words):
+        read_csv(saved(tmp_path, plain(**change)), "mixed")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, [[*row, "99"] for row in plain()], [*HEAD, "top1_percent"])
+    with pytest.raises(ResultsError, match="has the column 'top1_percent' twice"):
+        read_csv(path, "mixed")
+
+
+def test_what_is_left_out_is_counted_and_uneven_seeds_are_said(tmp_path: Path) -> None:
+    rows = [*plain()[:-1], ["mixed", "hw", "1", "kinetics400", "attentive", "100", "50"]]
+    found = read_csv(saved(tmp_path, rows), "mixed", benchmarks=("diving48", "ssv2"))
+    assert found.notes[0] == "1 rows of benchmark kinetics400 are left out."
+    assert found.notes[1].startswith("hw has other seeds on other benchmarks (diving48 1 2, ssv2 1)")
+
+
+def test_a_file_with_benchmarks_of_its_own_is_compared_on_those(tmp_path: Path) -> None:
+    found = read_csv(saved(tmp_path, plain(benchmark=["kinetics400", "hmdb51"] * 4)), "mixed")
+    assert found.benchmarks == ("kinetics400", "hmdb51")
+
+
 def test_missing_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, ["mixed,baseline,1,ssv2,8.5"], "regime,variant,seed,benchmark,top1_percent")
     with pytest.raises(ResultsError, match="lacks the column probe"):

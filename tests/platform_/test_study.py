@@ -92,6 +92,7 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
     assert hw.data.metrics["mini_ssv2/select"] == 100 * sum(table["correct"].to_pylist()) / len(table)
 
     found = conclude_study(StudyRecord.open(home, "tiny-sweep"), None, tolerance=100, keep=True)
+    assert found.plot is not None
     assert found.plot.is_file()
     assert found.selection.part == "select"
     assert found.openings == ("The test part was never opened.",)

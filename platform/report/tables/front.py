@@ -70,6 +70,7 @@ def show(found: Conclusion, console: Console) -> None:
         console.print(said, highlight=False, markup=False)
     if found.cost is not None:
         console.print(found.cost.sentence, highlight=False)
-    console.print(f"Plot: {found.plot}", highlight=False, soft_wrap=True)
+    if found.plot is not None:
+        console.print(f"Plot: {found.plot}", highlight=False, soft_wrap=True)
     if found.cost_plot is not None:
         console.print(f"Against cost: {found.cost_plot}", highlight=False, soft_wrap=True)
