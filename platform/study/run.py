@@ -25,6 +25,7 @@ from equipoise.platform.study.audit_gate import audit_study, log_audits
 from equipoise.platform.study.caches import CacheProgress, prepare_caches
 from equipoise.platform.study.cluster import check_start, ray_cluster
 from equipoise.platform.study.director import Director
+from equipoise.platform.study.hold import held
 from equipoise.platform.study.plan import SearchPlan, StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
 from equipoise.platform.study.ray_tune import run
@@ -149,6 +150,12 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
     """
     _refuse_wrong_start(asked, home, options)
+    with held(home.folder(asked.definition.name), asked.definition.name):
+        return _run_held(asked, home, options)
+
+
+def _run_held(asked: Asked, home: Home, options: RunOptions) -> Outcome:
+    """Run a study that nobody else runs."""
     manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, options.address)
     started = home.has_book(asked.definition.name)
     audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
