@@ -71,6 +71,7 @@ class OptunaProposer:
         self.benchmarks = tuple(benchmarks)
         self.store = store
         self._baseline = baseline
+        store.mend()
         storage = store.open()
         with store.errors_in_words():
             self.study = optuna.create_study(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -71,16 +72,53 @@ class SearchStore:
         with self.errors_in_words():
             return optuna.load_study(study_name=study, storage=self.open())
 
+    def mend(self) -> None:
+        """Cut a record off that a power cut or a full disk left incomplete at a journal's end, before more is appended.
+
+        Called by the one driver of a search alone: what another process has written in part may still become whole.
+        What the record was about, the study's book knows.
+
+        Raises:
+            StorageError: a record before the last is damaged: nothing is appended behind it.
+        """
+        if self._journal is None or self.missing:
+            return
+        with self.errors_in_words():
+            content = self._journal.read_bytes()
+            whole = content.rstrip(b"\0")
+            end = whole.rfind(b"\n") + 1
+            lines, rest = whole[:end].splitlines(), whole[end:]
+            if _is_record(rest):  # it lacks the end of its line alone
+                lines, rest = [*lines, rest], b""
+            for number, line in enumerate(lines, 1):
+                if not _is_record(line):
+                    raise StorageError(
+                        f"Optuna's journal {self.name} is damaged in line {number} of {len(lines)}: put an intact copy "
+                        "in its place; what has finished is in the study's book and can be shown, and a new search "
+                        "may begin with it (--warm-start)"
+                    )
+            mended = b"".join(line + b"\n" for line in lines)
+            if mended != content:
+                temporary = self._journal.with_name(f"{self._journal.name}.part")
+                temporary.write_bytes(mended)
+                temporary.replace(self._journal)
+
     def open(self) -> BaseStorage:
         """Connect.
 
         Raises:
-            StorageError: if it cannot be reached, or its driver is not installed.
+            StorageError: if it cannot be reached, its driver is not installed, or a journal is damaged.
         """
         with self.errors_in_words():
             if self._journal is not None:
                 self._journal.parent.mkdir(parents=True, exist_ok=True)
-                return JournalStorage(JournalFileBackend(str(self._journal)))
+                try:
+                    return JournalStorage(JournalFileBackend(str(self._journal)))
+                except (KeyError, TypeError, AttributeError, IndexError) as error:
+                    raise StorageError(
+                        f"Optuna's journal {self.name} is damaged: its records contradict each other ({error!r}); put "
+                        "an intact copy in its place"
+                    ) from None
             assert self._url is not None
             try:
                 # A connection that the server dropped while trials ran is opened again.
@@ -97,6 +135,10 @@ class SearchStore:
         """Turn what goes wrong inside into one sentence without a password."""
         try:
             yield
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise StorageError(
+                f"Optuna's journal {self.name} is damaged: --resume of its search says where, and mends its end"
+            ) from None
         except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             # Optuna's own error says nothing: the database's is its cause.
             said = str(error.__cause__ or error).splitlines()[0]
@@ -196,6 +238,14 @@ class Snapshot(SearchStore):
     def open(self) -> BaseStorage:
         """The copy."""
         return self._memory
+
+
+def _is_record(line: bytes) -> bool:
+    """Whether a line of a journal is whole: a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:  # of JSON, and of UTF-8
+        return False
 
 
 def _postgresql(where: str) -> URL:
