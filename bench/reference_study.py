@@ -21,7 +21,7 @@ from equipoise.platform.analysis.claims.judge import judge_claims
 from equipoise.platform.analysis.claims.vocabulary import load_claims
 from equipoise.platform.analysis.confirmation import confirmation_of
 from equipoise.platform.analysis.differences import against, differences, noise_of
-from equipoise.platform.analysis.effects import effects_of
+from equipoise.platform.analysis.effects import Effect, effects_of
 from equipoise.platform.analysis.spending import spending
 from equipoise.platform.record.openings import openings_of
 from equipoise.platform.record.reading import StudyRecord
@@ -39,7 +39,7 @@ RANDOM_INIT = "random_init"
 Tables = dict[str, str]
 
 
-def shown(difference: Difference) -> str:
+def shown(difference: Difference | Effect) -> str:
     """A difference with its interval; an asterisk where it is more than chance."""
     star = "*" if difference.distinguishable else ""
     if math.isnan(difference.low):
@@ -101,9 +101,9 @@ def effects(record: StudyRecord) -> str:
     """Main effects and interactions of the headline's parts."""
     found = effects_of(record)
     assert found is not None
-    by_name: dict[str, dict[str, Difference]] = {}
+    by_name: dict[str, dict[str, Effect]] = {}
     for effect in found.effects:
-        by_name.setdefault(effect.name, {})[effect.estimate.benchmark] = effect.estimate
+        by_name.setdefault(effect.name, {})[effect.benchmark] = effect
     benchmarks = record.table.benchmarks
     rows = [[name, *(shown(of[b]) for b in benchmarks)] for name, of in by_name.items()]
     return markdown(["effect", *benchmarks], rows)

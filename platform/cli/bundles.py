@@ -59,18 +59,18 @@ def bundle(study: str, out: Path | None, places: Places, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("bundle_", metavar="FILE|NAME")
 @optuna_storage_option
 @storage_option
 @home_options
 @json_option
-def unbundle(file: Path, places: Places, as_json: bool) -> None:
-    """Make a bundle FILE a study of this home, as it was where it was bundled; what did not end there goes on here."""
+def unbundle(bundle_: str, places: Places, as_json: bool) -> None:
+    """Make a bundle, a FILE or a reference, a study of this home, as it was; what did not end there goes on here."""
     from equipoise.platform.record.bundle import Bundle
     from equipoise.platform.study import bundling
 
     home = places.open()
-    kept = Bundle.read(file)
+    kept = Bundle.read(bundling.bundle_at(bundle_))
     with progress_bar("Unbundling") as progress:
         found = bundling.unbundle(kept, home, progress)
     where = f" --home {shlex.quote(str(places.home))}"

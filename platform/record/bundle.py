@@ -317,16 +317,16 @@ class Shelf(Home):
 
     Attributes:
         bundles: of the studies.
-        file: of the first.
+        source: name or file of the first.
     """
 
     bundles: tuple[Bundle, ...] = ()
-    file: Path | None = None
+    source: str = ""
 
     @property
-    def bundle(self) -> Path | None:
-        """The file."""
-        return self.file
+    def bundle(self) -> str | None:
+        """Name or file of the first of them."""
+        return self.source
 
     def tracker(self) -> Tracker:
         """Their runs. What only writes is not there: nothing that reads a study asks for it."""

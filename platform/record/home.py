@@ -36,8 +36,8 @@ class Home:
     optuna_storage: str | None = None
 
     @property
-    def bundle(self) -> Path | None:
-        """The file that its studies are read from, where they can be read only; None for a home that is written."""
+    def bundle(self) -> str | None:
+        """Name or file of what its studies are read from, where they can be read only; None where they are written."""
         return None
 
     @property

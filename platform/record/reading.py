@@ -247,7 +247,7 @@ class StudyRecord:
         except (StatisticsError, StorageError):  # the report says what is missing
             known = None
         file = self.home.bundle
-        first = "" if file is None else f"equipoise unbundle {shlex.quote(str(file))}, then "
+        first = "" if file is None else f"equipoise unbundle {shlex.quote(file)}, then "
         command = f"{first}equipoise confirm {shlex.quote(self.name)}"
         found = select(self.table, tolerance=tolerance, launched=self.launched, correctness=known, confirm=command)
         if "confirms" in self.definition:

@@ -26,7 +26,8 @@ from equipoise.platform.record.bundle import SUFFIX, Bundle, BundleError, Outcom
 from equipoise.platform.record.correctness import FOLDER
 from equipoise.platform.record.home import BOOK, Home
 from equipoise.platform.record.ledger import Ledger, TrialRow
-from equipoise.platform.record.reading import StudyRecord
+from equipoise.platform.record.openings import OPENINGS
+from equipoise.platform.record.reading import DEFINITION, StudyRecord
 from equipoise.platform.record.runs import KeptRun, RunData, RunInfo
 from equipoise.platform.record.tracking import VERSIONS
 from equipoise.platform.search.store import SearchStore
@@ -39,6 +40,8 @@ from equipoise.platform.study.resume import CHANGED, PLACES, places_of
 from equipoise.platform.trial.evaluation import PART
 
 TEXTS = ("scores.json", "error.txt")  # of a trial's folder
+# Tags of a run that say nothing elsewhere.
+OF_A_MACHINE = ("checkpoint", "mlflow.user", "mlflow.source.name", "mlflow.source.type")
 UNDERWAY = "unbundling"  # tag of a study's run while it is being written
 GUIDES = {"preset": "presets", "regime": "regimes"}  # keys of a definition that name a file, and where shipped ones are
 
@@ -53,7 +56,7 @@ def bundle(record: StudyRecord) -> Bundle:
     """
     home, name = record.home, record.name
     with home.book(name) as book:
-        rows, facts = tuple(book.rows()), book.facts()
+        rows, facts = tuple(_apart(row) for row in book.rows()), book.facts()
     trials = home.trials(name)
     runs = [_kept(record, run) for run in (record.run, *record.trials)]
     finished = [row for row in rows if row.status == "finished" and (row.result or {}).get("accuracies")]
@@ -90,9 +93,10 @@ def bundle(record: StudyRecord) -> Bundle:
 
 
 def _artifacts(record: StudyRecord) -> dict[str, bytes]:
-    """Texts of a study's run; pictures are drawn again, and weights do not travel."""
+    """What was asked for, audited and opened; conclusions are drawn again from the trials."""
     tracker, run_id = record.tracker, record.run_id
-    paths = [path for folder in (None, "audit") for path in tracker.files(run_id, folder) if path.endswith(".json")]
+    audits = [path for path in tracker.files(run_id, "audit") if path.endswith(".json")]
+    paths = [*(path for path in tracker.files(run_id) if path in (DEFINITION, OPENINGS)), *audits]
     with tempfile.TemporaryDirectory() as temporary:
         return {path: tracker.fetch(run_id, path, Path(temporary)).read_bytes() for path in paths}
 
@@ -101,7 +105,8 @@ def _kept(record: StudyRecord, run: Any) -> KeptRun:
     info, data = run.info, run.data
     kept = RunInfo(info.run_id, info.run_name, info.status, info.start_time, info.end_time)
     history = {name: record.tracker.history(info.run_id, name) for name in sorted(data.metrics)}
-    return KeptRun(kept, RunData(dict(data.tags), dict(data.params), dict(data.metrics)), history)
+    tags = {key: value for key, value in data.tags.items() if key not in OF_A_MACHINE}
+    return KeptRun(kept, RunData(tags, dict(data.params), dict(data.metrics)), history)
 
 
 def _manifests(rows: tuple[TrialRow, ...], home: Home, record: StudyRecord, hashes: set[str]) -> dict[str, str]:
@@ -232,11 +237,14 @@ def lay(bundle: Bundle, home: Home, run_id: str | None = None) -> None:
     temporary.rename(folder / BOOK)
 
 
+def _apart(row: TrialRow) -> TrialRow:
+    """A trial without the place of its checkpoint, which does not travel."""
+    return row if row.result is None else replace(row, result={**row.result, "checkpoint": None})
+
+
 def _settled(row: TrialRow) -> TrialRow:
-    """A trial as another machine finds it: without its checkpoint, and interrupted where it was under way."""
-    result = None if row.result is None else {**row.result, "checkpoint": None}
-    status = "interrupted" if row.status in ("ready", "running") else row.status
-    return replace(row, result=result, status=status)
+    """A trial as another machine finds it: interrupted where it was under way."""
+    return replace(row, status="interrupted") if row.status in ("ready", "running") else row
 
 
 def _file(bundle: Bundle, folder: Path) -> Path:
@@ -285,6 +293,20 @@ def references() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
+def bundle_at(name_or_path: str) -> Path:
+    """The file of a bundle: one that ships, by name, or a person's own.
+
+    Raises:
+        BundleError: a name that none that ships has, with the nearest.
+    """
+    known = references()
+    if name_or_path in known:
+        return known[name_or_path]
+    if not name_or_path.endswith(SUFFIX):
+        raise BundleError(f"there is no reference {name_or_path!r}; {nearest(name_or_path, known)}")
+    return Path(name_or_path)
+
+
 def open_bundle(name_or_path: str, root: Path) -> StudyRecord:
     """The study of a bundle, to be read at once; nothing of it enters the record of a home.
 
@@ -296,17 +318,14 @@ def open_bundle(name_or_path: str, root: Path) -> StudyRecord:
     Raises:
         BundleError: no such bundle, or one that cannot be read.
     """
-    known = references()
-    if name_or_path not in known and not name_or_path.endswith(SUFFIX):
-        raise BundleError(f"there is no reference {name_or_path!r}; {nearest(name_or_path, known)}")
-    path = known.get(name_or_path, Path(name_or_path))
+    path = bundle_at(name_or_path)
     chosen = about(path)
     family = {chosen["study"], chosen["confirms"]}
     beside = [p for p in sorted(path.parent.glob(f"*{SUFFIX}")) if p != path]
     paths = [path, *(p for p in beside if (a := about(p))["study"] in family or a["confirms"] in family - {None})]
     bundles = tuple(Bundle.read(p) for p in paths)
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()[:12]
-    shelf = Shelf(root / "references" / f"{path.stem}-{digest}", bundles=bundles, file=path)
+    shelf = Shelf(root / "references" / f"{path.stem}-{digest}", bundles=bundles, source=name_or_path)
     for one in bundles:
         if not shelf.has_book(one.study):
             lay(one, shelf)
