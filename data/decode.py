@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from equipoise.data._files import LostFileError, handling
 from equipoise.data.errors import ArgumentError, DataError
@@ -188,15 +188,18 @@ def _decord_reason(message: str) -> str:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """A video's container and stream in PyAV; what goes wrong while they are open becomes a `DecodeError`."""
     import av
+    from av.stream import Disposition
 
     try:
         # Titles and comments in another encoding than UTF-8 are no reason to refuse a video.
         with av.open(str(path), metadata_errors="ignore") as container:
             if container.format.name.endswith("_pipe"):  # how FFmpeg calls single pictures
                 raise DecodeError(path, f"it is a still image ({container.format.name}), not a video")
-            if not container.streams.video:
-                raise DecodeError(path, "the file has no video stream")
-            stream = container.streams.video[0]
+            films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not films:  # music has its cover as one
+                cover = " but a picture attached to it" if container.streams.video else ""
+                raise DecodeError(path, f"the file has no video stream{cover}")
+            stream = next((s for s in films if s.disposition & Disposition.default), films[0])
             if stream.codec_context is None:
                 raise DecodeError(path, "no decoder knows its format")
             stream.thread_count, stream.thread_type = 1, "NONE"
@@ -215,13 +218,24 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 def _packets(path: Path) -> int:
     """How many frames a video should have: its packets, counted without decoding them."""
     shown = found = 0
+    end = 0.0
     with _opened(path) as (container, stream):
-        for packet in container.demux(stream):
-            found += packet.dts is not None or packet.size > 0  # the last one only marks the end
-            shown += packet.size > 0 and not packet.is_discard
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream is stream or packet.stream_index == stream.index:
+                found += packet.dts is not None or packet.size > 0  # the last one only marks the end
+                shown += packet.size > 0 and not packet.is_discard
         # The table of an MP4 file counts its packets, and can lie before them.
         if "mp4" in container.format.name and stream.frames > found:
             raise DecodeError(path, f"it is cut off: of {stream.frames} frames {found} are there")
+        stated = (container.duration or 0) / 1e6 + max(container.start_time or 0, 0) / 1e6
+        # The header of a Matroska file has its duration, which may be rounded, or be longer by what a codec delays.
+        if "matroska" in container.format.name and end < stated - max(SLACK_S, SLACK * stated):
+            about = round(found * stated / end) if end else 0
+            raise DecodeError(
+                path, f"it is cut off: its header says {stated:.1f} s, {found} of about {about} frames are there"
+            )
     return shown
 
 
@@ -239,17 +253,29 @@ def _read(path: Path, wanted: NDArray[np.int64], short_side: int | None) -> tupl
             if number == 0:
                 width, height = frame.width, frame.height
                 _check_size(path, width, height)
-                scaled = _scaler(width, height, short_side)
+                scaled, turns = _scaler(width, height, short_side), _turns(path, frame)
             elif (frame.width, frame.height) != (width, height):
                 raise DecodeError(
                     path, f"frame {number} is {frame.width}x{frame.height} px, the first was {width}x{height}"
                 )
             if number in places:
-                pixels = scaled(frame)
+                pixels = np.rot90(scaled(frame), turns)
                 if not len(frames):
                     frames = np.zeros((len(wanted), *pixels.shape), np.uint8)
                 frames[places[number]] = pixels
     return frames, number + 1
+
+
+def _turns(path: Path, frame: Any) -> int:
+    """Quarter turns, counterclockwise, by which a frame is to be shown: a telephone's film says how it was held.
+
+    Raises:
+        DecodeError: it is to be shown at another angle.
+    """
+    turns, rest = divmod(frame.rotation, 90)
+    if rest:
+        raise DecodeError(path, f"it is to be shown turned by {frame.rotation} degrees; quarter turns are read")
+    return int(turns) % 4
 
 
 def _decode_pyav(path: Path, choice: FrameChoice, short_side: int | None = None) -> Frames:
@@ -262,11 +288,29 @@ def _decode_pyav(path: Path, choice: FrameChoice, short_side: int | None = None)
     return frames
 
 
+def _colours(path: Path, picture: Image.Image) -> Image.Image:
+    """A picture of any bit depth and colour model in RGB of eight bits, light as it is shown.
+
+    Raises:
+        DecodeError: its values have no known range.
+    """
+    if picture.mode.startswith("I;16"):  # sixteen bits, which Pillow cuts off at 255
+        return Image.fromarray((np.asarray(picture, np.uint16) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        values = np.asarray(picture)
+        if picture.mode == "I" and values.min() >= 0 and values.max() <= 65535:  # sixteen bits, as some formats open
+            return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+        raise DecodeError(
+            path, f"its pixels are numbers of mode {picture.mode}, whose range is not known: save it with 8 bits"
+        )
+    return picture.convert("RGB")
+
+
 def _decode_image(path: Path, choice: FrameChoice, short_side: int | None = None) -> Frames:
     try:
         with Image.open(path) as picture:
             _check_size(path, *picture.size)
-            rgb = picture.convert("RGB")
+            rgb = _colours(path, ImageOps.exif_transpose(picture))
     except DecodeError:
         raise
     except _IMAGE_ERRORS as error:
@@ -286,30 +330,37 @@ def image_facts(path: Path) -> dict[str, Any]:
     regular_file(path)
     try:
         with Image.open(path) as picture:
-            width, height = picture.size
+            turned = picture.getexif().get(ORIENTATION, 1) != 1
+            width, height = ImageOps.exif_transpose(picture).size if turned else picture.size
     except _IMAGE_ERRORS as error:
         raise DecodeError(path, str(error) or type(error).__name__) from error
     _check_size(path, width, height)
     return {"frames": 1, "fps": 0.0, "width": width, "height": height}
 
 
-# Codecs of which every packet shows one frame; of others the frames have to be counted by decoding them.
-_ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "av1", "mjpeg", "ffv1"})
+ORIENTATION = 0x0112  # of a still: how its camera was held
+# Of a duration in a header, what may be missing at the end: a share, and seconds.
+SLACK, SLACK_S = 0.02, 0.2
 
 
 def video_facts(path: Path) -> dict[str, Any]:
-    """Columns of a manifest that a video gives without being converted: frames, fps, width and height.
+    """Columns of a manifest that a video gives, as it is decoded: frames, fps, width and height.
 
     Raises:
         DecodeError: If it cannot be read as a video, or has no frames.
     """
     regular_file(path)
     with handled(path):
-        frames = _packets(path)
+        _packets(path)  # whether the file is whole
         with _opened(path) as (container, stream):
-            width, height, rate = stream.width, stream.height, float(stream.average_rate or 0)
-            if stream.codec_context.name not in _ONE_TO_ONE:
-                frames = sum(1 for _ in container.decode(stream))
+            rate = float(stream.average_rate or 0)
+            decoded = container.decode(stream)
+            first = next(decoded, None)
+            width, height = stream.width, stream.height
+            if first is not None and _turns(path, first) % 2:
+                width, height = height, width
+            # Counted by decoding: of what was cut without encoding anew, not every packet shows a frame.
+            frames = (first is not None) + sum(1 for _ in decoded)
     if frames < 1:
         raise DecodeError(path, "the file has no frames")
     if width < 1 or height < 1:
