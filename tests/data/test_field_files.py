@@ -27,8 +27,11 @@ def picture(moment: float) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return found
 
 
+Options = dict[str, str]
+
+
 def film(
-    path: Path, frames: int = 36, codec: str = "libx264", mux: dict[str, str] | None = None, **options: str
+    path: Path, frames: int = 36, codec: str = "libx264", options: Options | None = None, mux: Options | None = None
 ) -> Path:
     with av.open(str(path), "w", options=mux or {}) as container:
         stream = container.add_stream(codec, rate=12)
