@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,9 @@ class Imported:
         }
 
 
+Alike = dict[str, tuple[str, str]]  # missing file to what lies there instead, and how it differs
+
+
 def _missing(root: Path, items: Items) -> set[str]:
     """Listed files that are not there. Folders are listed instead of asking for every file: one call for thousands."""
     present: dict[str, set[str]] = {}
@@ -121,6 +124,64 @@ def _missing(root: Path, items: Items) -> set[str]:
     return lacking
 
 
+class _Folders:
+    """Names below a root, as they are and without regard to capitals."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._names: dict[str, list[str]] = {}
+
+    def names(self, folder: str) -> list[str]:
+        """Names in a folder; none where it is not there."""
+        if folder not in self._names:
+            path = self.root / folder
+            self._names[folder] = sorted(os.listdir(path)) if path.is_dir() else []
+        return self._names[folder]
+
+    def alike(self, path: str) -> tuple[str, str] | None:
+        """What lies there instead of a file, and how its name differs; None where nothing like it does."""
+        *folders, name = path.split("/")
+        folder, other = "", False
+        for part in folders:
+            there = self.names(folder)
+            found = part if part in there else next((n for n in there if n.casefold() == part.casefold()), None)
+            if found is None:
+                return None
+            other |= found != part
+            folder = f"{folder}/{found}".lstrip("/")
+        there = self.names(folder)
+        prefix = f"{folder}/" if folder else ""
+        for candidate in there:
+            if candidate.casefold() == name.casefold() and (other or candidate != name):
+                return prefix + candidate, LETTERS
+        stem = name.rpartition(".")[0].casefold()
+        for candidate in there:
+            if candidate.rpartition(".")[0].casefold() == stem:
+                return prefix + candidate, f"{ENDING} ({Path(candidate).suffix})"
+        return None
+
+
+LETTERS, ENDING = "same name in other letters", "same name with another ending"
+
+
+def _alike(root: Path, lacking: Iterable[str]) -> Alike:
+    """Missing files to what lies there instead, and how it differs."""
+    folders = _Folders(root)
+    found = ((path, folders.alike(path)) for path in lacking)
+    return {path: one for path, one in found if one is not None}
+
+
+def _told(alike: Alike, missing: int) -> list[str]:
+    """What lies there instead of missing files, counted, with one as an example."""
+    how: dict[str, list[str]] = defaultdict(list)
+    for path, (_, difference) in alike.items():
+        how[difference].append(path)
+    return [
+        f"{difference}: {len(paths):,} of {missing:,}, such as {alike[paths[0]][0]} for {paths[0]}"
+        for difference, paths in how.items()
+    ]
+
+
 def duplicates(manifests: Sequence[Manifest]) -> list[list[str]]:
     """Groups of two or more files with the same content, as ``SPLIT: PATH``, in the order of the manifests."""
     same: dict[str, list[str]] = defaultdict(list)
@@ -131,15 +192,24 @@ def duplicates(manifests: Sequence[Manifest]) -> list[list[str]]:
     return [group for group in same.values() if len(group) > 1]
 
 
-def _differences(release: Release, listing: Listing, counts: dict[str, SplitCount]) -> list[str]:
+def _differences(
+    release: Release, listing: Listing, counts: dict[str, SplitCount], alike: dict[str, Alike], usable: Items
+) -> list[str]:
     found = []
     if len(listing.classes) != release.classes:
         found.append(f"it has {len(listing.classes)} classes, the release has {release.classes}")
+    seen = {label for _, label in usable}
+    empty = [name for name in listing.classes if name not in seen]
+    if empty and usable:
+        more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
+        named = ", ".join(map(repr, empty[:_NAMED])) + more
+        found.append(f"{len(empty)} of its classes {'has' if len(empty) == 1 else 'have'} no clip at all: {named}")
     for split, count in counts.items():
         if count.usable == count.expected:
             continue
         lacking = [f"{n:,} {what}" for n, what in ((count.missing, "missing"), (count.unreadable, "unreadable")) if n]
-        listed = f"{count.listed:,} are listed here" + "".join(f", {part}" for part in lacking)
+        told = _told(alike[split], count.missing)
+        listed = f"{count.listed:,} are listed here" + "".join(f", {part}" for part in (*lacking, *told))
         found.append(f"{split} has {count.usable:,} of {count.expected:,} clips ({listed})")
     if found and release.advice:
         found.append(release.advice)
@@ -153,6 +223,7 @@ class _Release:
         self.release, self.root, self.listing = release, root, listing
         self.expected = dict(zip(("train", "test"), release.counts[split], strict=True))
         self.lacking = {part: _missing(root, items) for part, items in listing.splits.items()}
+        self.alike = {part: _alike(root, sorted(lacking)) for part, lacking in self.lacking.items()}
 
     @property
     def usable(self) -> dict[str, Items]:
@@ -161,17 +232,30 @@ class _Release:
         for part, items in self.listing.splits.items():
             found[part] = tuple(item for item in items if item[0] not in self.lacking[part])
             if not found[part]:
+                told = "".join(f" {one[0].upper()}{one[1:]}." for one in _told(self.alike[part], len(items)))
                 raise ReleaseError(
                     f"None of the {len(items):,} listed {part} clips of {self.release.title} lies in {self.root}."
+                    + (f"{told} Rename them as the lists do, or get the release as it is." if told else "")
                 )
         return found
+
+    def _there(self, reports: dict[str, DecodeReport]) -> Items:
+        """Listed files of all splits that are there, less those that turned out to be unreadable."""
+        bad = {path for report in reports.values() for path, _ in report.failures}
+        return tuple(
+            item
+            for part, items in self.listing.splits.items()
+            for item in items
+            if item[0] not in self.lacking[part] and item[0] not in bad
+        )
 
     def found(self, reports: dict[str, DecodeReport], manifests: dict[str, Manifest]) -> Imported:
         """What is known so far."""
         counts, failures = {}, {}
         for part, items in self.listing.splits.items():
             unreadable = dict(reports[part].failures) if part in reports else {}
-            reasons = {**dict.fromkeys(self.lacking[part], "no such file"), **unreadable}
+            instead = {path: f"no such file; there is {other}" for path, (other, _) in self.alike[part].items()}
+            reasons = {**dict.fromkeys(self.lacking[part], "no such file"), **instead, **unreadable}
             counts[part] = SplitCount(
                 expected=self.expected[part],
                 listed=len(items),
@@ -187,7 +271,7 @@ class _Release:
             failures=failures,
             set_aside=self.listing.set_aside,
             duplicates=duplicates(list(manifests.values())),
-            differences=_differences(self.release, self.listing, counts),
+            differences=_differences(self.release, self.listing, counts, self.alike, self._there(reports)),
             manifests=manifests,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from equipoise.data.decode import DecodeError, decode, image_facts, video_facts
+from equipoise.data.importers import ReleaseError, import_release
 
 WIDTH, HEIGHT = 96, 64
 
@@ -186,3 +188,47 @@ def test_a_still_is_seen_as_its_camera_was_held(orientation: int, turns: int, tm
     assert np.array_equal(found, np.rot90(picture(0.2), turns))
     facts = image_facts(tmp_path / "a.png")
     assert (facts["height"], facts["width"]) == found.shape[:2]
+
+
+def ucf(root: Path, file: str, lists: str) -> Path:
+    """A small UCF-101 whose files of one class are spelled ``file`` where its lists say ``lists``."""
+    (root / "ucfTrainTestlist").mkdir(parents=True)
+    (root / "ucfTrainTestlist" / "classInd.txt").write_text("1 HandstandPushups\n2 YoYo\n")
+    for split, group in (("train", "08"), ("test", "01")):
+        rows = []
+        for number, (folder, name) in enumerate((("HandstandPushups", lists), ("YoYo", "YoYo")), 1):
+            rows.append(f"{folder}/v_{name}_g{group}_c01.avi" + (f" {number}" if split == "train" else ""))
+            there = root / "UCF-101" / folder
+            there.mkdir(parents=True, exist_ok=True)
+            film(there / f"v_{file if number == 1 else name}_g{group}_c01.avi", 4, "mpeg4")
+        (root / "ucfTrainTestlist" / f"{split}list01.txt").write_text("\r\n".join(rows) + "\r\n")
+    return root
+
+
+def test_a_release_in_other_letters_is_named_as_such(tmp_path: Path) -> None:
+    root = ucf(tmp_path / "ucf", "HandstandPushups", "HandStandPushups")
+    found = import_release("ucf101", root, tmp_path / "out", workers=0, allow_incomplete=True)
+    told = "; ".join(found.differences)
+    assert "1 of its classes has no clip at all: 'HandstandPushups'" in told
+    assert told.count("same name in other letters: 1 of 1") == 2
+    path, reason = found.failures["train"][0]
+    assert path.endswith("v_HandStandPushups_g08_c01.avi")
+    assert reason.endswith("there is UCF-101/HandstandPushups/v_HandstandPushups_g08_c01.avi")
+    whole = ucf(tmp_path / "whole", "HandStandPushups", "HandStandPushups")
+    found = import_release("ucf101", whole, tmp_path / "out2", workers=0, allow_incomplete=True)
+    assert not any("other letters" in one or "no clip at all" in one for one in found.differences)
+
+
+def test_a_release_with_another_ending_is_named_as_such(tmp_path: Path) -> None:
+    root = tmp_path / "ss"
+    (root / "labels").mkdir(parents=True)
+    (root / "20bn-something-something-v2").mkdir()
+    names = ("Holding something", "Opening something")
+    (root / "labels" / "labels.json").write_text(json.dumps({name: str(at) for at, name in enumerate(names)}))
+    for split, numbers in (("train", (1, 2)), ("validation", (3, 4))):
+        rows = [{"id": str(n), "template": names[n % 2].replace("something", "[something]")} for n in numbers]
+        (root / "labels" / f"{split}.json").write_text(json.dumps(rows))
+        for number in numbers:
+            film(root / "20bn-something-something-v2" / f"{number}.mp4", 4)
+    with pytest.raises(ReleaseError, match=r"Same name with another ending \(\.mp4\): 2 of 2, such as .*1\.mp4 for"):
+        import_release("ssv2", root, tmp_path / "out", workers=0, allow_incomplete=True)
