@@ -19,7 +19,6 @@ from equipoise.platform.analysis.differences import against, noise_of
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.bundle import Bundle, Shelf
 from equipoise.platform.record.reading import StudyRecord
-from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import BASELINE, CONTROLS, Variant, variants
 from equipoise.platform.stats.meta import Pooled, adjust, pool
 from equipoise.platform.stats.uncertainty import Difference
@@ -271,7 +270,7 @@ def _shared_trials(records: Sequence[StudyRecord]) -> list[str]:
     notes = []
     keys = {
         record.name: {
-            (settings := TrialSettings.model_validate_json(row.settings or "")).key: settings
+            (settings := row.asked).key: settings
             for row in _bundle(record).rows
             if row.status == "finished"
         }

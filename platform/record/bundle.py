@@ -328,7 +328,7 @@ class Shelf(Home):
         """The file."""
         return self.file
 
-    def tracker(self) -> Tracker:
+    def tracker(self, *, create: bool = False) -> Tracker:
         """Their runs. What only writes is not there: nothing that reads a study asks for it."""
         return cast(Tracker, self._runs)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from equipoise.platform.errors import StorageError, StudyError
 from equipoise.platform.record.home import Home
+from equipoise.platform.search.journal import ANEW, Journal
 from equipoise.platform.storage import Place
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -71,6 +71,44 @@ class SearchStore:
         with self.errors_in_words():
             return optuna.load_study(study_name=study, storage=self.open())
 
+    def has(self, study: str) -> bool:
+        """Whether it holds a search of this name with trials: without any, its driver died before it began.
+
+        Raises:
+            StorageError: if the store cannot be used.
+        """
+        with self.errors_in_words():
+            storage = self.open()
+            try:
+                return bool(storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False))
+            except KeyError:
+                return False
+
+    def check(self) -> None:
+        """See that a journal can be written; what is no journal is checked by using it.
+
+        Raises:
+            StorageError: if it cannot.
+        """
+        if self._journal is None:
+            return
+        with self.errors_in_words():
+            new = self.missing
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            self._journal.open("ab").close()
+            if new:
+                self._journal.unlink()
+
+    def delete(self, study: str) -> None:
+        """Delete a search, where there is one.
+
+        Raises:
+            StorageError: if the store cannot be used.
+        """
+        with self.errors_in_words(), contextlib.suppress(KeyError):
+            storage = self.open()
+            storage.delete_study(storage.get_study_id_from_name(study))
+
     def open(self) -> BaseStorage:
         """Connect.
 
@@ -79,8 +117,7 @@ class SearchStore:
         """
         with self.errors_in_words():
             if self._journal is not None:
-                self._journal.parent.mkdir(parents=True, exist_ok=True)
-                return JournalStorage(JournalFileBackend(str(self._journal)))
+                return self._replayed(Journal(self._journal))
             assert self._url is not None
             try:
                 # A connection that the server dropped while trials ran is opened again.
@@ -91,6 +128,24 @@ class SearchStore:
                 raise StorageError(
                     f"Optuna's storage {self.name} needs PostgreSQL's driver: pip install 'equipoise[postgres]'"
                 ) from None
+
+    def _replayed(self, journal: Journal) -> BaseStorage:
+        try:
+            return JournalStorage(journal)
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:  # whole, and no sense
+            raise StorageError(
+                f"Optuna's storage {self.name} is damaged: its records contradict each other ({type(error).__name__}); "
+                f"{ANEW.format(file=journal.path.name)}"
+            ) from error
+
+    def torn(self) -> str | None:
+        """What of a journal's end is no whole record and will be cut off, in a sentence; None for nothing.
+
+        Raises:
+            StorageError: if the journal is damaged, or is none.
+        """
+        with self.errors_in_words():
+            return None if self._journal is None else Journal(self._journal).torn()
 
     @contextlib.contextmanager
     def errors_in_words(self) -> Iterator[None]:
@@ -112,8 +167,8 @@ class SearchStore:
             StudyError: it holds no such search.
         """
         if self._journal is not None and not self.missing:
-            content = self._journal.read_bytes()
-            return content[: content.rfind(b"\n") + 1]  # a driver may be writing the next line
+            with self.errors_in_words():
+                return Journal(self._journal).whole()  # a driver may be writing the next record
         with tempfile.TemporaryDirectory() as temporary:
             target = SearchStore(f"{temporary}/optuna.journal")
             copy_search(self, study, target.open())

@@ -9,6 +9,7 @@ from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.ledger import ENDED, Ledger, Status, TrialRow
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.proposer import OptunaProposer, Proposal
+from equipoise.platform.search.realign import Booked
 from equipoise.platform.search.repeats import unused_seed
 from equipoise.platform.settings.parts import EARLIER, SELECT, metric_of
 from equipoise.platform.settings.trial import TrialSettings
@@ -61,7 +62,7 @@ class Bookkeeper:
     def repeated(self, first: TrialRow, seed: int) -> TrialRow:
         """A found variant comes once more, with another seed; Optuna has heard of it and is not told again."""
         assert self.plan.search is not None
-        variant = TrialSettings.model_validate_json(first.settings or "").variant
+        variant = first.asked.variant
         settings = self.plan.search.make(first.name, variant, unused_seed(self.ledger.rows(), variant, seed))
         return self.ledger.open_trial(first.name, "repeat", settings.model_dump_json())
 
@@ -87,7 +88,7 @@ class Bookkeeper:
         row = self.ledger.update(number, status=status, attempts=row.attempts + 1)
         assert row.run_id is not None
         self.tracker.running(row.run_id)
-        settings = TrialSettings.model_validate_json(row.settings or "")
+        settings = row.asked
         self.display.start(row.key, f"{row.name} s{settings.seed}")
 
     def reported(self, number: int, report: Report) -> None:
@@ -227,6 +228,7 @@ class Bookkeeper:
     def _recover(self, proposer: OptunaProposer) -> None:
         """Give every suggestion that Optuna holds for running to its trial in the book."""
         booked = {r.optuna_number: r for r in self.ledger.rows() if r.optuna_number is not None}
+        proposer.restore([Booked(number, r.number, r.asked.variant) for number, r in booked.items()])
         asking = {r.number: r for r in self.ledger.rows("proposed") if r.settings is None}
         for optuna_number in list(proposer.running()):
             row = booked.get(optuna_number)

@@ -211,4 +211,4 @@ def _booked(
                 f"confirmation {definition.name!r} was started with {key} {value}, now it is {now[key]}: resume it as "
                 "it was, or choose another --name"
             )
-    return definition, [(r.role, r.name, TrialSettings.model_validate_json(r.settings or "")) for r in rows]
+    return definition, [(r.role, r.name, r.asked) for r in rows]
