@@ -11,7 +11,7 @@ from equipoise.models.encoder import VideoEncoder
 from equipoise.platform.analysis.confirmation import Confirmation, confirmation_of
 from equipoise.platform.analysis.effects import Effects, effects_of
 from equipoise.platform.analysis.explanation import Explanation, explain
-from equipoise.platform.errors import CheckpointError, StudyError
+from equipoise.platform.errors import StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.openings import Opening, openings_of
@@ -139,7 +139,7 @@ class Study:
                 role=tags.get("role", ""),
                 status=tags.get("status", ""),
                 accuracies=accuracies_of(run, benchmarks, part),
-                checkpoint=tags.get("checkpoint"),
+                checkpoint=self._record.checkpoint(run),
                 error=tags.get("error") or tags.get("stopped_because"),
                 run_id=run.info.run_id,
             )

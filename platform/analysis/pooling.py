@@ -269,11 +269,7 @@ def _shared_trials(records: Sequence[StudyRecord]) -> list[str]:
     """Refuse two studies with one trained mix's trial; of shared controls a note."""
     notes = []
     keys = {
-        record.name: {
-            (settings := row.asked).key: settings
-            for row in _bundle(record).rows
-            if row.status == "finished"
-        }
+        record.name: {(settings := row.asked).key: settings for row in _bundle(record).rows if row.status == "finished"}
         for record in records
     }
     for (one, mine), (other, its) in itertools.combinations(keys.items(), 2):

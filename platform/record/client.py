@@ -35,7 +35,7 @@ BACK = "put a copy of it back; the studies' books (studies/*/ledger.db) still ho
 
 
 def check_store(uri: str, create: bool) -> None:
-    """See that a SQLite store is there and whole, before MLflow writes to it; MLflow fills an empty file without a word.
+    """See that a SQLite store is there and whole, before MLflow writes to it: it fills an empty file without a word.
 
     Args:
         uri: of a store of any kind.
@@ -69,7 +69,9 @@ def cannot_be_used(uri: str, error: Exception) -> str:
     """The sentence for what MLflow, or the database below it, said."""
     said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     file = sqlite_file(uri)
-    if file is not None and any(words in str(error) for words in ("malformed", "not a database", "Detected out-of-date")):
+    if file is not None and any(
+        words in str(error) for words in ("malformed", "not a database", "Detected out-of-date")
+    ):
         return f"the MLflow store {file} is damaged ({said}): {BACK}"
     return f"the MLflow store {uri} cannot be used: {said}"
 

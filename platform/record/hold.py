@@ -149,7 +149,7 @@ def _lock(file: IO[bytes], path: Path, how: int) -> None:
         if error.errno not in NO_LOCKS:
             raise
         raise StorageError(
-            f"{path} cannot be locked ({error.strerror}): its file system keeps no locks, take a folder on one that does"
+            f"{path} cannot be locked ({error.strerror}): its file system keeps no locks, choose another"
         ) from None
 
 

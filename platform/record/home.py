@@ -131,6 +131,18 @@ class Home:
         """Where the trials of a study write, each in a folder of its own."""
         return self.place / study / "trials"
 
+    def checkpoint(self, study: str, trial: str, written: str | None) -> str | None:
+        """Where a trial's checkpoint is: in this home where that was moved or copied, else where it was written.
+
+        Args:
+            study: the trial's.
+            trial: its key, ``t0007``.
+            written: where it was written; None for a trial that has none.
+        """
+        _, found, below = (written or "").rpartition(f"/{study}/trials/{trial}/")
+        here = self.trials(study) / trial / below
+        return str(here) if found and str(here) != written and here.exists() else written
+
     def has_book(self, study: str) -> bool:
         """Whether a study of this name was started here."""
         return (self.folder(study) / BOOK).is_file()

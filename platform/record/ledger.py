@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from equipoise.platform.errors import StudyError
 from equipoise.platform.settings.base import parse
@@ -25,6 +25,7 @@ from equipoise.platform.settings.variant import BASELINE
 from equipoise.platform.stats.collapse import Health
 from equipoise.platform.stats.table import mean
 
+T = TypeVar("T")
 Status = Literal["proposed", "ready", "running", "finished", "stopped", "failed", "interrupted"]
 # SQLite's codes for a file that is busy, locked, read-only, gone, or on a disk that is full or fails.
 UNUSABLE = (5, 6, 8, 10, 13, 14)
@@ -168,8 +169,8 @@ class Ledger:
     def _damaged(self, what: str) -> StudyError:
         study = self._path.parent.name
         return StudyError(
-            f"the study's book {self._path} is damaged ({what}): put a copy of it back; what MLflow keeps of the study is "
-            f"shown still (equipoise front {study}), and equipoise studies delete {study} makes its name free"
+            f"the study's book {self._path} is damaged ({what}): put a copy of it back; what MLflow keeps of the study "
+            f"is shown still (equipoise front {study}), and equipoise studies delete {study} makes its name free"
         )
 
     @contextlib.contextmanager
@@ -186,7 +187,7 @@ class Ledger:
     def _all(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         return self._told(lambda: self._db.execute(statement, values).fetchall())
 
-    def _told(self, call: Callable[[], Any]) -> Any:
+    def _told(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except sqlite3.DatabaseError as error:

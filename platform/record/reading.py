@@ -260,6 +260,11 @@ class StudyRecord:
             f"The seed that {v} was picked by ({s}) is left out of its scores." for v, s in self.picked.items()
         )
 
+    def checkpoint(self, run: Any) -> str | None:
+        """Where the checkpoint of a trial's run is; None for a trial that has none."""
+        tags = run.data.tags
+        return self.home.checkpoint(self.name, tags.get("trial", ""), tags.get("checkpoint"))
+
     def artifact(self, name: str, what: str) -> Any:
         """Content of a JSON artifact of its parent run; ``what`` are the words for the error sentence.
 

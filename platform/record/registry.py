@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ def register(tracker: Tracker, study: str, alias: str, run: Any) -> str:
     return f"models:/{study}@{alias}"
 
 
+def forget(tracker: Tracker, study: str, runs: Collection[str]) -> None:
+    """Delete the versions of a study's model that are of these runs, and the model where no other is left."""
+    versions = tracker.client.search_model_versions(f"name = '{study}'")
+    for version in versions:
+        if version.run_id in runs:
+            tracker.client.delete_model_version(study, version.version)
+    if versions and all(version.run_id in runs for version in versions):
+        tracker.client.delete_registered_model(study)
+
+
 def fetch_model(model: str, tracking_uri: str | None, to: Path) -> Path:
     """Copy the checkpoint of a registered model into a folder; nothing is created where there is no store.
 
@@ -86,7 +97,7 @@ def fetch_model(model: str, tracking_uri: str | None, to: Path) -> Path:
                 f"there is no MLflow store {file.absolute()} to load {model} from; give "
                 f"tracking_uri='sqlite:///HOME/mlflow.db'{nearby(file.absolute().parent)}"
             )
-        Home(file.parent, uri).tracker(create=False)  # one that was moved or copied reads the files beside it from now on
+        Home(file.parent, uri).tracker(create=False)  # one that was moved reads the files beside it
     client = mlflow.MlflowClient(uri, registry_uri=uri)
     study, alias, version = found.groups()
     try:

@@ -15,8 +15,8 @@ from equipoise.platform.record.hold import locked
 
 BEGINNING = b'{"op_code":'  # of every record
 ANEW = (
-    "put a copy of it back, or move it away (mv {file} {file}.damaged) and go on with --resume, which writes it anew from "
-    "the study's book"
+    "put a copy of it back, or move it away (mv {file} {file}.damaged) and go on with --resume, which writes it anew "
+    "from the study's book"
 )
 ENOUGH = 3  # lines in a row without a record, at the beginning of a file: it is something else
 
@@ -26,8 +26,8 @@ class Journal(BaseJournalBackend):
 
     Differences to that one: a last record that is torn (by a power cut, a full disk, a copy that was cut off) is cut
     away before another is appended; a damaged one before others is a sentence; and a writer that was killed blocks
-    nobody, because the lock is the kernel's. Optuna's is a link that stays where it is, and is waited for half a minute,
-    or for ever where the folder was moved.
+    nobody, because the lock is the kernel's. Optuna's is a link that stays where it is, and is waited for half a
+    minute, or for ever where the folder was moved.
 
     Args:
         path: the file; made by the first record.
@@ -80,8 +80,8 @@ class Journal(BaseJournalBackend):
         if whole == size:
             return None
         return (
-            f"the last {size - whole} bytes of {self.path}, from byte {whole} on, are no whole record: they are cut off, "
-            "and what they said is taken from the study's book"
+            f"the last {size - whole} bytes of {self.path}, from byte {whole} on, are no whole record: they are cut "
+            "off, and what they said is taken from the study's book"
         )
 
     def whole(self) -> bytes:
@@ -111,8 +111,8 @@ class Journal(BaseJournalBackend):
         size = os.fstat(file).st_size
         if size < self._starts[-1]:
             raise StorageError(
-                f"{self.path} was cut to {size} bytes while it was in use, it had {self._starts[-1]}: go on with --resume, "
-                "which takes what it lost from the study's book"
+                f"{self.path} was cut to {size} bytes while it was in use, it had {self._starts[-1]}: go on with "
+                "--resume, which takes what it lost from the study's book"
             )
         if size > self._starts[-1] and size > (whole := self._whole()):
             os.ftruncate(file, whole)
@@ -123,13 +123,13 @@ class Journal(BaseJournalBackend):
         begins = BEGINNING.startswith(first[: len(BEGINNING)])
         if number == 0 and (not begins or len(rest) >= ENOUGH) and not any(map(_record, rest)):
             raise StorageError(
-                f"{self.path} is no journal of Optuna: its first line holds no record; name another file, or move this one "
-                "away"
+                f"{self.path} is no journal of Optuna: its first line holds no record; name another file, or move "
+                "this one away"
             )
         if any(map(_record, rest)):
             raise StorageError(
-                f"{self.path} is damaged in line {number + 1} (byte {at}), and whole records follow, so that nothing may "
-                f"be appended: {ANEW.format(file=self.path.name)}"
+                f"{self.path} is damaged in line {number + 1} (byte {at}), and whole records follow, so that nothing "
+                f"may be appended: {ANEW.format(file=self.path.name)}"
             )
 
 

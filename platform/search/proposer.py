@@ -199,7 +199,7 @@ class OptunaProposer:
             return self._proposal(asked)
 
     def restore(self, booked: Sequence[Booked]) -> None:
-        """Give Optuna the trials of the book that its record lost, see :func:`equipoise.platform.search.realign.realign`.
+        """Give Optuna the trials of the book that its record lost, see :mod:`equipoise.platform.search.realign`.
 
         Raises:
             StorageError: if the store cannot be used.
@@ -207,6 +207,12 @@ class OptunaProposer:
         """
         with self.store.errors_in_words():
             realign(self.study, self._storage, self.definition, booked, self.store.name)
+
+    def proposed(self) -> dict[int, int]:
+        """Number in the ledger to number of the Optuna trial, of every trial that was asked for."""
+        with self.store.errors_in_words():
+            trials = self.study.get_trials(deepcopy=False)
+        return {t.user_attrs[TRIAL_ATTRIBUTE]: t.number for t in trials if TRIAL_ATTRIBUTE in t.user_attrs}
 
     def is_start(self, optuna_number: int) -> bool:
         """Whether a trial was enqueued by name, and not drawn by the sampler."""

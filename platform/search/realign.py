@@ -73,9 +73,9 @@ def _complete(kept: FrozenTrial, storage: BaseStorage, definition: SweepDefiniti
     said = kept.user_attrs.get(TRIAL_ATTRIBUTE, one.number)
     if said != one.number:
         raise StudyError(
-            f"Optuna's storage {where} is damaged: its trial {one.optuna_number} is of t{said:04d}, in the study's book it "
-            f"is of t{one.number:04d}; put a copy of it back, or move it away and go on with --resume, which writes it "
-            "anew from the book"
+            f"Optuna's storage {where} is damaged: its trial {one.optuna_number} is of t{said:04d}, in the study's "
+            f"book it is of t{one.number:04d}; put a copy of it back, or move it away and go on with --resume, which "
+            "writes it anew from the book"
         )
     if kept.state.is_finished():
         return

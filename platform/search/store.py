@@ -99,15 +99,17 @@ class SearchStore:
             if new:
                 self._journal.unlink()
 
-    def delete(self, study: str) -> None:
-        """Delete a search, where there is one.
+    def delete(self, study: str, owner: str | None) -> None:
+        """Delete a search, where there is one of this owner.
 
         Raises:
             StorageError: if the store cannot be used.
         """
         with self.errors_in_words(), contextlib.suppress(KeyError):
             storage = self.open()
-            storage.delete_study(storage.get_study_id_from_name(study))
+            found = storage.get_study_id_from_name(study)
+            if owner is not None and storage.get_study_user_attrs(found).get(OWNER_ATTRIBUTE) == owner:
+                storage.delete_study(found)
 
     def open(self) -> BaseStorage:
         """Connect.

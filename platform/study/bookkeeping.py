@@ -17,6 +17,7 @@ from equipoise.platform.storage import Place
 from equipoise.platform.study.meter import Meter
 from equipoise.platform.study.plan import StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
+from equipoise.platform.study.regain import regain
 from equipoise.platform.trial.messages import Done, Failed, Report, RungScores, Trained
 
 
@@ -204,6 +205,8 @@ class Bookkeeper:
     def reconcile(self) -> None:
         """Before anything starts: make the book, Optuna and MLflow agree about what an earlier driver left behind."""
         runs = {r.data.tags.get("trial"): r for r in self.tracker.children(self.plan.parent)}
+        proposed = {} if self.proposer is None else self.proposer.proposed()
+        regain(self.ledger, self.tracker, self.plan, [*runs.values()], proposed)
         for row in self.ledger.rows():
             if row.run_id is None and row.key in runs:
                 # The driver died between creating the run and writing its id down.

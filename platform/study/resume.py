@@ -73,8 +73,8 @@ def check_search(definition: StudyBase, home: Home, started: bool) -> str | None
         store.check()
     if not started and store.has(definition.name):
         raise StudyError(
-            f"Optuna's storage {store.name} holds a search {definition.name!r} already, which is of no study in {home.root}: "
-            "choose another --name"
+            f"Optuna's storage {store.name} holds a search {definition.name!r} already, which is of no study in "
+            f"{home.root}: choose another --name"
         )
     return store.torn()
 

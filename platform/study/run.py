@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from equipoise.platform.errors import StudyError
@@ -248,12 +248,20 @@ def _close(director: Director, asked: Asked, home: Home, book: Ledger, complete:
         name,
         complete,
         director.planned(),
-        tuple(book.rows()),
+        tuple(_here(row, home, name) for row in book.rows()),
         director.plan.parent,
         home.trials(name),
         director.budget_note(),
         asked.part,
     )
+
+
+def _here(row: TrialRow, home: Home, study: str) -> TrialRow:
+    """A trial with its checkpoint where it is now: its home may have been moved since."""
+    if row.result is None:
+        return row
+    checkpoint = home.checkpoint(study, row.key, row.result["checkpoint"])
+    return replace(row, result={**row.result, "checkpoint": checkpoint})
 
 
 def _director(
