@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.platform.record.cost import Cost
@@ -205,8 +205,7 @@ class Bookkeeper:
     def reconcile(self) -> None:
         """Before anything starts: make the book, Optuna and MLflow agree about what an earlier driver left behind."""
         runs = {r.data.tags.get("trial"): r for r in self.tracker.children(self.plan.parent)}
-        proposed = {} if self.proposer is None else self.proposer.proposed()
-        regain(self.ledger, self.tracker, self.plan, [*runs.values()], proposed)
+        self._regain(list(runs.values()))
         for row in self.ledger.rows():
             if row.run_id is None and row.key in runs:
                 # The driver died between creating the run and writing its id down.
@@ -228,10 +227,18 @@ class Bookkeeper:
                 self.ledger.remove(row.number)  # its driver died before it asked for anything
         self.display.finished_before = len(self.ledger.rows(*ENDED))
 
+    def _regain(self, runs: Sequence[Any]) -> None:
+        """What the book or Optuna has lost, from what the other and MLflow hold."""
+        proposed = {} if self.proposer is None else self.proposer.proposed()
+        regain(self.ledger, self.tracker, self.plan, runs, proposed)
+        if self.proposer is not None:
+            rows = self.ledger.rows()
+            booked = [Booked(r.optuna_number, r.number, r.asked.variant) for r in rows if r.optuna_number is not None]
+            self.proposer.restore(booked)
+
     def _recover(self, proposer: OptunaProposer) -> None:
         """Give every suggestion that Optuna holds for running to its trial in the book."""
         booked = {r.optuna_number: r for r in self.ledger.rows() if r.optuna_number is not None}
-        proposer.restore([Booked(number, r.number, r.asked.variant) for number, r in booked.items()])
         asking = {r.number: r for r in self.ledger.rows("proposed") if r.settings is None}
         for optuna_number in list(proposer.running()):
             row = booked.get(optuna_number)
