@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from equipoise.data.decode import Frames
+from equipoise.data.errors import DataError
 
 Storage = Literal["raw", "jpeg"]
 """How frames lie in a cache: as they are, to be mapped; or as JPEG images, to be decoded."""
@@ -36,6 +37,10 @@ SCHEMA = pa.schema(
 SHAPE = ("frames", "height", "width")
 DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, pa.ArrowException)
 """What reading a file raises that is not what was written."""
+
+
+class ShardError(DataError, ValueError):
+    """An Arrow file of a cache that is not what was written."""
 
 
 def jpeg(frame: Frames) -> bytes:
@@ -67,14 +72,14 @@ def read_shard(path: Path) -> tuple[dict[str, list[Any]], list[NDArray[np.uint8]
     """Columns of a shard but for its pixels, and one flat uint8 view of the file's pixels per clip.
 
     Raises:
-        ValueError: If it is not what was written: Arrow's own errors are among these.
+        ShardError: If it is not what was written; Arrow's own errors are ``ValueError`` too.
         OSError: If it cannot be read.
     """
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names if name != "pixels"}
     pixels: list[NDArray[np.uint8]] = []
     reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
     if reader.schema != SCHEMA:
-        raise ValueError("it has other columns")
+        raise ShardError("it has other columns")
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         batch.validate(full=True)
@@ -84,7 +89,7 @@ def read_shard(path: Path) -> tuple[dict[str, list[Any]], list[NDArray[np.uint8]
     for at, (sizes, flat) in enumerate(zip(zip(*(columns[n] for n in SHAPE), strict=True), pixels, strict=True)):
         expected = columns["ends"][at][-1] if columns["ends"][at] else 3 * int(np.prod(sizes))
         if len(flat) != expected:
-            raise ValueError(f"clip {columns['path'][at]} has {len(flat)} bytes, expected {expected}")
+            raise ShardError(f"clip {columns['path'][at]} has {len(flat)} bytes, expected {expected}")
     return columns, pixels
 
 

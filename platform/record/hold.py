@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from equipoise.platform.errors import StorageError
+from equipoise.platform.errors import EquipoiseError, StorageError
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 TRIES, PAUSE_S = 4, 0.1  # somebody may just be looking who holds it
@@ -53,7 +53,7 @@ class Holder:
         return f"process {self.pid} on {self.host} since {time.strftime(form, then)}"
 
 
-class HeldError(Exception):
+class HeldError(EquipoiseError):
     """Somebody else holds it.
 
     Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 BOOK = "ledger.db"  # in a study's folder
 RECORD = "mlflow.db"  # in a home
 NEAR = 3  # homes that are named where there is none
+LOOKED_AT = 2000  # folders, for those
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,10 @@ class Home:
 
 def nearby(folder: Path) -> str:
     """Homes above, beside and below a folder that is none, for the end of a sentence that says so."""
-    found: dict[Path, None] = {}
-    with contextlib.suppress(OSError):
-        around = [*folder.parents[:NEAR], *folder.parent.glob("*"), *folder.glob("*"), *folder.parent.glob("*/*")]
-        found = dict.fromkeys(at for at in around if (at / RECORD).is_file() or any(at.glob(f"studies/*/{BOOK}")))
+    parent, above = folder.parent, folder.parent.parent
+    around = [[*folder.parents[:NEAR]], *(at.glob("*") for at in (folder, parent, above)), parent.glob("*/*")]
+    around += [above.glob(f"*/{folder.name}")]
+    found = dict.fromkeys(at for at in itertools.islice(itertools.chain(*around), LOOKED_AT) if _is_home(at))
     if not found:
         return ": name the home with --home, or begin with equipoise quickstart, sweep or ablate"
     said = []
@@ -190,3 +192,10 @@ def nearby(folder: Path) -> str:
         studies = Home(at).studies()
         said.append(f"{at} (studies: {', '.join(studies[:NEAR]) or 'none'}{', ...' if len(studies) > NEAR else ''})")
     return f": --home names one; nearby are {'; '.join(said)}"
+
+
+def _is_home(folder: Path) -> bool:
+    try:
+        return (folder / RECORD).is_file() or any(folder.glob(f"studies/*/{BOOK}"))
+    except OSError:  # nobody may look
+        return False

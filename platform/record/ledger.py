@@ -275,17 +275,18 @@ class Ledger:
         for r in self._all(f"SELECT * FROM trials {clause}", values):
             with self._sense(f"trial t{r['number']:04d}"):
                 row = _row(r)
+            if row.status not in get_args(Status):
+                raise self._damaged(f"trial {row.key}: its status is {row.status!r}")
             yield row
 
 
 def _row(r: sqlite3.Row) -> TrialRow:
     columns = {k: r[k] for k in r.keys() if k not in ("created", "updated")}  # noqa: SIM118  sqlite3.Row
-    columns["result"] = None if r["result"] is None else dict(json.loads(r["result"]))
-    columns["cost"] = None if r["cost"] is None else dict(json.loads(r["cost"]))
+    for name in ("result", "cost"):
+        found = json.loads(r[name] or "null")
+        columns[name] = None if found is None else dict(found)
     columns["rungs"] = {int(step): scores for step, scores in json.loads(r["rungs"] or "{}").items()}
     columns["health"] = {int(step): Health(*one) for step, one in json.loads(r["health"] or "{}").items()}
-    if r["status"] not in get_args(Status):
-        raise ValueError(f"its status is {r['status']!r}")
     return TrialRow(**columns)
 
 

@@ -98,9 +98,9 @@ def fetch_model(model: str, tracking_uri: str | None, to: Path) -> Path:
                 f"tracking_uri='sqlite:///HOME/mlflow.db'{nearby(file.absolute().parent)}"
             )
         Home(file.parent, uri).tracker(create=False)  # one that was moved reads the files beside it
-    client = mlflow.MlflowClient(uri, registry_uri=uri)
     study, alias, version = found.groups()
     try:
+        client = mlflow.MlflowClient(uri, registry_uri=uri)
         kept = client.get_model_version_by_alias(study, alias) if alias else client.get_model_version(study, version)
         return Path(mlflow.artifacts.download_artifacts(kept.source, dst_path=str(to), tracking_uri=uri))
     except SQLAlchemyError as error:

@@ -168,6 +168,11 @@ def unbundle(bundle: Bundle, home: Home, progress: CacheProgress | None = None) 
         TrackingError: the record cannot be written.
         StorageError: outcomes cannot be written.
     """
+    with home.hold(bundle.study):
+        return _unbundled(bundle, home, progress)
+
+
+def _unbundled(bundle: Bundle, home: Home, progress: CacheProgress | None) -> Unbundled:
     name, tracker = bundle.study, home.tracker()
     if home.has_book(name):
         raise BundleError(f"{home.root} has a study {name!r} already: unbundle into another --home")

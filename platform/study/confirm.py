@@ -54,7 +54,6 @@ def confirm(
         StudyError: nothing to confirm, or what is asked for differs from what is resumed.
         EquipoiseError: if the trials cannot start.
     """
-    home.make()  # its own sentence where the folder cannot be written
     source = StudyRecord.open(home, study)
     confirmed = source.name
     name = name or f"{confirmed}-{KIND}"

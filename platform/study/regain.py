@@ -15,6 +15,9 @@ from equipoise.platform.errors import StorageError
 from equipoise.platform.record.ledger import OPEN, Ledger, TrialRow
 from equipoise.platform.record.reading import SETTINGS, accuracies_of
 from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.parts import Part
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.study.plan import StudyPlan
 
 
@@ -46,13 +49,13 @@ def _row(ledger: Ledger, tracker: Tracker, run: Any, proposed: Mapping[int, int]
     """The row of a trial that the book does not know any more, as one that was interrupted."""
     tags, number = run.data.tags, int(run.data.tags["trial"][1:])
     with tempfile.TemporaryDirectory() as temporary:
-        settings = tracker.fetch(run.info.run_id, SETTINGS, Path(temporary)).read_text()
+        content = json.loads(tracker.fetch(run.info.run_id, SETTINGS, Path(temporary)).read_text())
     row = TrialRow(
         number=number,
         name=tags["variant"],
         role=tags["role"],
         status="interrupted",
-        settings=settings,
+        settings=parse(TrialSettings, content, f"settings of trial {tags['trial']}").model_dump_json(),
         optuna_number=proposed.get(number),
         run_id=run.info.run_id,
         ray_id=None,
@@ -71,7 +74,8 @@ def _result(plan: StudyPlan, row: TrialRow, run: Any) -> dict[str, Any] | None:
     kept = {"checkpoint": run.data.tags.get("checkpoint"), "flags": []}
     if not plan.benchmarks:
         return kept
-    accuracies = accuracies_of(run, plan.benchmarks, plan.part)
+    part: Part = "select" if run.data.tags.get("part") == "select" else "test"
+    accuracies = accuracies_of(run, plan.benchmarks, part)
     try:
         scores = json.loads((plan.trials / row.key / "scores.json").read())
         told = {"summaries": scores["benchmarks"], "flags": scores["flags"], "health": scores.get("health", {})}
@@ -80,4 +84,4 @@ def _result(plan: StudyPlan, row: TrialRow, run: Any) -> dict[str, Any] | None:
     if set(accuracies) != set(plan.benchmarks):
         return None
     seconds = {"pretrain": 0.0, "score": run.data.metrics.get("score_seconds", 0.0)}
-    return {**kept, "accuracies": accuracies, "part": plan.part, **told, "seconds": seconds}
+    return {**kept, "accuracies": accuracies, "part": part, **told, "seconds": seconds}
