@@ -20,7 +20,7 @@ import pyarrow.ipc
 from numpy.typing import NDArray
 
 from equipoise.data._files import Progress, WorkerError, run_jobs, sha256_of, write_json
-from equipoise.data._storage import SCHEMA, Storage, jpeg, stored
+from equipoise.data._storage import DAMAGE, SCHEMA, Storage, jpeg, read_shard, stored
 from equipoise.data.decode import (
     DecodeError,
     Frames,
@@ -148,6 +148,8 @@ def _write_shard(shard: _Shard) -> dict[str, Any]:
             if sum(memoryview(content).nbytes for _, _, content, _ in batch) >= _BATCH_BYTES:
                 flush(writer)
         flush(writer)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())  # else a power cut may leave the right size without the content
     note = {"bytes": os.path.getsize(part), "rows": shard.rows, "failed": failed}
     os.replace(part, shard.file)
     write_json(shard.note, note)
@@ -159,9 +161,12 @@ def _note(shard: _Shard) -> dict[str, Any] | None:
     try:
         note: dict[str, Any] = json.loads(shard.note.read_text())
         complete = os.path.getsize(shard.file) == note["bytes"] and shard.rows == note["rows"]
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return note if complete else None
+        failed = {row for row, _ in note["failed"]}
+        if complete and read_shard(Path(shard.file))[0]["row"] == [c.row for c in shard.clips if c.row not in failed]:
+            return note
+    except DAMAGE:
+        pass  # it is not there, or not as it was written: it is made again
+    return None
 
 
 def _plan(manifest: Manifest, size: int, frames: int | None) -> tuple[list[list[_Clip]], int]:
@@ -323,7 +328,11 @@ def unfinished(target: Path) -> Iterator[Path]:
         shutil.rmtree(working, ignore_errors=True)
         os.rename(target, working)
         for note in working.glob("shard-*.json"):
-            if json.loads(note.read_text())["failed"]:
+            try:
+                failed = json.loads(note.read_text())["failed"]
+            except DAMAGE:
+                failed = True
+            if failed:
                 note.unlink()
     working.mkdir(parents=True, exist_ok=True)
     try:

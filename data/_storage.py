@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from equipoise.data.decode import Frames
+from equipoise.data.errors import DataError
 
 Storage = Literal["raw", "jpeg"]
 """How frames lie in a cache: as they are, to be mapped; or as JPEG images, to be decoded."""
@@ -30,6 +32,15 @@ SCHEMA = pa.schema(
         ("ends", pa.list_(pa.int64())),  # of each JPEG image in `pixels`; nothing where frames are raw
     ]
 )
+
+
+SHAPE = ("frames", "height", "width")
+DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, pa.ArrowException)
+"""What reading a file raises that is not what was written."""
+
+
+class ShardError(DataError, ValueError):
+    """An Arrow file of a cache that is not what was written."""
 
 
 def jpeg(frame: Frames) -> bytes:
@@ -55,6 +66,31 @@ def from_jpeg(image: NDArray[np.uint8]) -> Frames:
     pixels = decode_jpeg(torch.from_numpy(image.copy()), mode=ImageReadMode.RGB)
     frame: Frames = pixels.permute(1, 2, 0).numpy()
     return frame
+
+
+def read_shard(path: Path) -> tuple[dict[str, list[Any]], list[NDArray[np.uint8]]]:
+    """Columns of a shard but for its pixels, and one flat uint8 view of the file's pixels per clip.
+
+    Raises:
+        ShardError: If it is not what was written; Arrow's own errors are ``ValueError`` too.
+        OSError: If it cannot be read.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names if name != "pixels"}
+    pixels: list[NDArray[np.uint8]] = []
+    reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+    if reader.schema != SCHEMA:
+        raise ShardError("it has other columns")
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        batch.validate(full=True)
+        for name, values in columns.items():
+            values.extend(batch.column(name).to_pylist())
+        pixels.extend(views(batch.column("pixels")))
+    for at, (sizes, flat) in enumerate(zip(zip(*(columns[n] for n in SHAPE), strict=True), pixels, strict=True)):
+        expected = columns["ends"][at][-1] if columns["ends"][at] else 3 * int(np.prod(sizes))
+        if len(flat) != expected:
+            raise ShardError(f"clip {columns['path'][at]} has {len(flat)} bytes, expected {expected}")
+    return columns, pixels
 
 
 def views(pixels: pa.LargeBinaryArray) -> list[NDArray[np.uint8]]:

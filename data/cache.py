@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.ipc
 from numpy.typing import NDArray
 
 from equipoise.data._building import (
@@ -32,7 +30,7 @@ from equipoise.data._building import (
     writable,
 )
 from equipoise.data._files import Progress, locked
-from equipoise.data._storage import SCHEMA, Storage, from_jpeg, views
+from equipoise.data._storage import DAMAGE, SCHEMA, SHAPE, Storage, from_jpeg, read_shard
 from equipoise.data.decode import Frames
 from equipoise.data.decode_report import DecodeBudgetError, DecodeReport
 from equipoise.data.manifest import Manifest
@@ -71,39 +69,35 @@ class ClipCache:
             index = json.loads((folder / "index.json").read_text())
             self.report = DecodeReport.read(folder / "report.json")
             sizes = [(folder / shard["file"]).stat().st_size for shard in index["shards"]]
-        except (FileNotFoundError, json.JSONDecodeError) as error:
-            raise CacheError(
-                f"The clip cache {folder} is damaged ({error}); delete it to have it built again."
-            ) from None
+        except DAMAGE as error:
+            raise _damaged(folder, error) from None
         for shard, size in zip(index["shards"], sizes, strict=True):
             if size != shard["bytes"]:
-                raise CacheError(
-                    f"The clip cache {folder} is damaged ({shard['file']} has {size} bytes, {shard['bytes']} were "
-                    f"written); delete it to have it built again."
-                )
-        self.name: str = index["name"]
-        self.split: str = index["split"]
-        self.classes: tuple[str, ...] = tuple(index["classes"])
-        self.manifest_hash: str = index["manifest"]
-        self.size: int = index["size"]
-        self.storage: Storage = index["storage"]
+                raise _damaged(folder, f"{shard['file']} has {size} bytes, {shard['bytes']} were written")
         self._pixels: list[NDArray[np.uint8]] = []
         columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names if name != "pixels"}
-        for shard in index["shards"]:
-            reader = pa.ipc.open_file(pa.memory_map(str(folder / shard["file"]), "r"))
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                for name, values in columns.items():
-                    values.extend(batch.column(name).to_pylist())
-                self._pixels.extend(views(batch.column("pixels")))
+        where = "index.json"
+        try:
+            self.name: str = index["name"]
+            self.split: str = index["split"]
+            self.classes: tuple[str, ...] = tuple(index["classes"])
+            self.manifest_hash: str = index["manifest"]
+            self.size: int = index["size"]
+            self.storage: Storage = index["storage"]
+            for shard in index["shards"]:
+                where = shard["file"]
+                found, pixels = read_shard(folder / where)
+                for name, values in found.items():
+                    columns[name].extend(values)
+                self._pixels.extend(pixels)
+        except DAMAGE as error:
+            raise _damaged(folder, f"{where}: {error}") from None
         self.labels: NDArray[np.int64] = np.array(columns["label"], dtype=np.int64)
         self.rows: NDArray[np.int64] = np.array(columns["row"], dtype=np.int64)
         self.kinds: list[str] = columns["kind"]
         self.paths: list[str] = columns["path"]
         self._ends: list[list[int]] = columns["ends"]
-        self.shapes: NDArray[np.int64] = np.array(
-            [columns["frames"], columns["height"], columns["width"]], dtype=np.int64
-        ).T
+        self.shapes: NDArray[np.int64] = np.array([columns[name] for name in SHAPE], dtype=np.int64).T
 
     @classmethod
     def open(
@@ -252,3 +246,8 @@ class ClipCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ClipCache, (self.folder,))
+
+
+def _damaged(folder: Path, what: object) -> CacheError:
+    said = (str(what).splitlines() or [type(what).__name__])[0]
+    return CacheError(f"The clip cache {folder} is damaged ({said}); delete it to have it built again.")

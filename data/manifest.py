@@ -146,8 +146,8 @@ class Manifest:
         if not path.is_file():
             raise ManifestError(f"{where} does not exist; build or import the data set first.")
         try:
-            table = pq.ParquetFile(path).read()
-        except (pa.ArrowException, OSError) as error:
+            table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ManifestError(
                 f"{where} is not a readable Parquet file ({reason.rstrip('.')}); give one that `equipoise data` wrote, "
@@ -164,18 +164,25 @@ class Manifest:
                 f"{where} carries no root folder and class list in its schema metadata. Was it written anew by another "
                 "program? Let it keep the schema's metadata, or list the files in a CSV for `equipoise data manifest`."
             )
-        meta = json.loads(raw)
-        root = Path(os.path.normpath(path.parent / meta["root"]))
+        try:
+            meta = json.loads(raw)
+            name, split, classes = str(meta["name"]), str(meta["split"]), tuple(map(str, meta["classes"]))
+            root = Path(os.path.normpath(path.parent / meta["root"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(
+                f"{where} is damaged: its root folder and class list cannot be read ({str(error).splitlines()[0]}); "
+                "import or build the data set again."
+            ) from None
         if not root.is_dir():
             raise ManifestError(
                 f"{where} names the root folder {root}, which does not exist; was it moved or deleted? Put it back, or "
                 "import or build the data set again."
             )
         found = cls(
-            name=meta["name"],
-            split=meta["split"],
+            name=name,
+            split=split,
             root=root,
-            classes=tuple(meta["classes"]),
+            classes=classes,
             _where=where,
             **_columns_of(table, where),
         )
@@ -209,7 +216,9 @@ class Manifest:
         table = pa.table({column: getattr(self, column).tolist() for column in _COLUMNS}, schema=schema)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        pq.write_table(table, partial)
+        pq.write_table(table, partial, write_page_checksum=True)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut leaves its name without its content
         os.replace(partial, path)
 
     @cached_property

@@ -11,12 +11,12 @@ from equipoise.models.encoder import VideoEncoder
 from equipoise.platform.analysis.confirmation import Confirmation, confirmation_of
 from equipoise.platform.analysis.effects import Effects, effects_of
 from equipoise.platform.analysis.explanation import Explanation, explain
-from equipoise.platform.errors import CheckpointError, StudyError
+from equipoise.platform.errors import StudyError
 from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.openings import Opening, openings_of
 from equipoise.platform.record.reading import StudyRecord, accuracies_of
-from equipoise.platform.record.registry import CANDIDATE, NAME
+from equipoise.platform.record.registry import CANDIDATE, fetch_model
 from equipoise.platform.report.confirmation import conclude_confirmation
 from equipoise.platform.report.front import Conclusion, conclude_study
 from equipoise.platform.report.html.page import write_report
@@ -139,7 +139,7 @@ class Study:
                 role=tags.get("role", ""),
                 status=tags.get("status", ""),
                 accuracies=accuracies_of(run, benchmarks, part),
-                checkpoint=tags.get("checkpoint"),
+                checkpoint=self._record.checkpoint(run),
                 error=tags.get("error") or tags.get("stopped_because"),
                 run_id=run.info.run_id,
             )
@@ -397,25 +397,8 @@ def load_encoder(model: str, tracking_uri: str | None = None) -> VideoEncoder:
         TrackingError: no such model, or no such alias.
         CheckpointError: its files are damaged, or the encoder still equals its initialisation.
     """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    found = NAME.fullmatch(model)
-    if found is None:
-        raise TrackingError(f"{model!r} names no model; write models:/STUDY@candidate or models:/STUDY/1")
-    client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
-    study, alias, version = found.groups()
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            kept = (
-                client.get_model_version_by_alias(study, alias) if alias else client.get_model_version(study, version)
-            )
-            folder = mlflow.artifacts.download_artifacts(kept.source, dst_path=temporary, tracking_uri=tracking_uri)
-        except MlflowException as error:
-            raise TrackingError(f"no model {model}: {str(error).splitlines()[0]}") from None
-        except OSError as error:
-            raise CheckpointError(f"the files of model {model} cannot be read: {error}") from error
-        return frozen_encoder(checkpoints.load(Path(folder)))
+        return frozen_encoder(checkpoints.load(fetch_model(model, tracking_uri, Path(temporary))))
 
 
 def _home(home: HomeLike, tracking_uri: str | None = None) -> Home:

@@ -30,6 +30,10 @@ class CheckpointError(EquipoiseError):
     """A checkpoint that is missing, damaged, or of other shapes."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint that is there, and is not what was written."""
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """Name the known word closest to ``given``, for the end of an error sentence.
 

@@ -233,6 +233,16 @@ class Place:
                 with contextlib.suppress(FileNotFoundError):
                     delete(path)
 
+    def set_aside(self, ending: str, first: str) -> None:
+        """Give the folder another name, in place of what had it; in an object store it is removed."""
+        if self.local is None:
+            self.remove(first)
+            return
+        with self._told("renamed"):
+            other = self.local.with_name(self.local.name + ending)
+            shutil.rmtree(other, ignore_errors=True)
+            os.replace(self.local, other)
+
     def check(self) -> None:
         """Find out now whether trials will be able to write here.
 

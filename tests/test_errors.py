@@ -32,6 +32,7 @@ BY_CLASS = {
     "platform/record/ledger.py": {"KeyError"},
     "platform/stats/selection.py": {"KeyError"},
     "platform/trial/checkpoint.py": {"ValueError"},
+    "platform/stats/published.py": {"ValueError"},
     "models/objectives/base.py": {"NotImplementedError"},
     "platform/cli": {"SystemExit"},
 }

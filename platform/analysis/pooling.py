@@ -19,7 +19,6 @@ from equipoise.platform.analysis.differences import against, noise_of
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.bundle import Bundle, Shelf
 from equipoise.platform.record.reading import StudyRecord
-from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import BASELINE, CONTROLS, Variant, variants
 from equipoise.platform.stats.meta import Pooled, adjust, pool
 from equipoise.platform.stats.uncertainty import Difference
@@ -270,11 +269,7 @@ def _shared_trials(records: Sequence[StudyRecord]) -> list[str]:
     """Refuse two studies with one trained mix's trial; of shared controls a note."""
     notes = []
     keys = {
-        record.name: {
-            (settings := TrialSettings.model_validate_json(row.settings or "")).key: settings
-            for row in _bundle(record).rows
-            if row.status == "finished"
-        }
+        record.name: {(settings := row.asked).key: settings for row in _bundle(record).rows if row.status == "finished"}
         for record in records
     }
     for (one, mine), (other, its) in itertools.combinations(keys.items(), 2):

@@ -328,7 +328,7 @@ class Shelf(Home):
         """Name or file of the first of them."""
         return self.source
 
-    def tracker(self) -> Tracker:
+    def tracker(self, *, create: bool = False) -> Tracker:
         """Their runs. What only writes is not there: nothing that reads a study asks for it."""
         return cast(Tracker, self._runs)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from equipoise.platform.errors import EquipoiseError
 
@@ -20,6 +24,56 @@ TRAIN = "train/"
 
 class TrackingError(EquipoiseError):
     """The MLflow store cannot be reached, or has no such study."""
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None of any other."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+BACK = "put a copy of it back; the studies' books (studies/*/ledger.db) still hold every finished trial"
+
+
+def check_store(uri: str, create: bool) -> None:
+    """See that a SQLite store is there and whole, before MLflow writes to it: it fills an empty file without a word.
+
+    Args:
+        uri: of a store of any kind.
+        create: it may be missing.
+
+    Raises:
+        TrackingError: it is missing, or damaged.
+    """
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    if not file.is_file():
+        if create:
+            return
+        raise TrackingError(f"there is no MLflow store {file}: name another with --tracking-uri")
+    if not file.stat().st_size:
+        raise TrackingError(f"the MLflow store {file} is empty (0 bytes): {BACK}; or remove it to begin another")
+    engine = create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            found = str(connection.execute(text("PRAGMA quick_check(1)")).scalar()).splitlines()[-1]
+    except SQLAlchemyError as error:
+        raise TrackingError(cannot_be_used(uri, error)) from None
+    finally:
+        engine.dispose()
+    if found != "ok":
+        raise TrackingError(f"the MLflow store {file} is damaged ({found}): {BACK}")
+
+
+def cannot_be_used(uri: str, error: Exception) -> str:
+    """The sentence for what MLflow, or the database below it, said."""
+    said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    file = sqlite_file(uri)
+    if file is not None and any(
+        words in str(error) for words in ("malformed", "not a database", "Detected out-of-date")
+    ):
+        return f"the MLflow store {file} is damaged ({said}): {BACK}"
+    return f"the MLflow store {uri} cannot be used: {said}"
 
 
 class PatientClient:
@@ -57,13 +111,12 @@ class PatientClient:
         while True:
             try:
                 answer = call()
-            except (MlflowException, RequestException, OSError) as error:
+            except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
                 away = time.monotonic() - began
                 if not _away(error):
                     if getattr(error, "error_code", None) in ASKED_WRONG:
                         raise
-                    words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                    raise TrackingError(f"the MLflow store {self._uri} cannot be used: {words}") from error
+                    raise TrackingError(cannot_be_used(self._uri, error)) from error
                 if self._given_up or away + pause > self._patience_s:
                     # Winding up must not wait as long again for every run.
                     self._given_up = True

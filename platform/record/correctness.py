@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from equipoise.platform.record.home import BOOK
 from equipoise.platform.record.ledger import Ledger, TrialRow
-from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.stats.uncertainty import Bools, StatisticsError
 from equipoise.platform.storage import Place
 
@@ -41,7 +40,7 @@ def read_correctness(folder: Path, trials: Place | None = None) -> dict[tuple[st
     found: dict[tuple[str, int, str], Bools] = {}
     orders: dict[str, tuple[str, pa.Table]] = {}
     for row in rows:
-        settings = TrialSettings.model_validate_json(row.settings or "")
+        settings = row.asked
         for benchmark in (row.result or {}).get("accuracies", {}):
             key = (settings.variant_name, settings.seed, benchmark)
             if key in found:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from equipoise.platform.errors import StudyError
+from equipoise.platform.record import hold
 from equipoise.platform.storage import Paths, Place
 
 if TYPE_CHECKING:
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
     from equipoise.platform.record.tracking import Tracker
 
 BOOK = "ledger.db"  # in a study's folder
+RECORD = "mlflow.db"  # in a home
+NEAR = 3  # homes that are named where there is none
+LOOKED_AT = 2000  # folders, for those
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,57 @@ class Home:
 
     def uri(self) -> str:
         """MLflow tracking URI."""
-        return self.tracking_uri or f"sqlite:///{(self.root / 'mlflow.db').resolve()}"
+        return self.tracking_uri or f"sqlite:///{(self.root / RECORD).resolve()}"
 
-    def tracker(self) -> Tracker:
-        """The MLflow record of this home."""
+    def tracker(self, *, create: bool = True) -> Tracker:
+        """The MLflow record of this home.
+
+        Args:
+            create: make what is not there; what only reads creates nothing.
+
+        Raises:
+            StudyError: there is none, and ``create`` is not set; or the folder cannot be written.
+            TrackingError: if the store cannot be used.
+        """
         from equipoise.platform.record.tracking import Tracker
 
-        self.make()
-        return Tracker(self.uri(), self.root)
+        if create:
+            self.make()
+        elif self.tracking_uri is None and not (self.root / RECORD).is_file():
+            books = " whose books are in studies/: put a copy of it back" if self.studies() else nearby(self.root)
+            raise StudyError(f"{self.root} holds no record of studies (there is no {RECORD}){books}")
+        return Tracker(self.uri(), self.root, create=create)
+
+    def studies(self) -> list[str]:
+        """Names of the studies whose book is here."""
+        return sorted(book.parent.name for book in self.root.glob(f"studies/*/{BOOK}"))
+
+    @contextlib.contextmanager
+    def hold(self, study: str) -> Iterator[None]:
+        """Be the only one who runs a study, or deletes it, until this ends, or the process does.
+
+        Raises:
+            StudyError: somebody else does.
+            StorageError: the file system keeps no locks.
+        """
+        with contextlib.ExitStack() as holds:
+            for path in self._locks(study):
+                try:
+                    holds.enter_context(hold.held(path))
+                except hold.HeldError as error:
+                    raise StudyError(f"study {study!r} is being run by {error.holder}: end that first") from None
+                except OSError as error:
+                    raise StudyError(f"study {study!r} cannot be held: {error.strerror}: {path}") from None
+            yield
+
+    def holder(self, study: str) -> str | None:
+        """Who runs a study now: ``process 4711 on node1 since 14:02``; None for nobody."""
+        return next((found for path in self._locks(study) if (found := hold.holder(path))), None)
+
+    def _locks(self, study: str) -> list[Path]:
+        """Files that are locked while a study is run: homes may share the place where trials write."""
+        folders = [self.root / "studies", self.place.local]
+        return [folder / f".{study}.lock" for folder in dict.fromkeys(folders) if folder is not None]
 
     def folder(self, study: str) -> Path:
         """Folder of a study: what its driver writes."""
@@ -83,6 +133,18 @@ class Home:
         """Where the trials of a study write, each in a folder of its own."""
         return self.place / study / "trials"
 
+    def checkpoint(self, study: str, trial: str, written: str | None) -> str | None:
+        """Where a trial's checkpoint is: in this home where that was moved or copied, else where it was written.
+
+        Args:
+            study: the trial's.
+            trial: its key, ``t0007``.
+            written: where it was written; None for a trial that has none.
+        """
+        _, found, below = (written or "").rpartition(f"/{study}/trials/{trial}/")
+        here = self.trials(study) / trial / below
+        return str(here) if found and str(here) != written and here.exists() else written
+
     def has_book(self, study: str) -> bool:
         """Whether a study of this name was started here."""
         return (self.folder(study) / BOOK).is_file()
@@ -96,7 +158,9 @@ class Home:
         from equipoise.platform.record.ledger import Ledger
 
         if not create and not self.has_book(study):
-            raise StudyError(f"there is no study {study!r} in {self.root}")
+            known = self.studies()
+            said = f"it has {', '.join(known)}" if known else f"it has none{nearby(self.root)}"
+            raise StudyError(f"there is no study {study!r} in {self.root}; {said}")
         return Ledger(self.folder(study) / BOOK)
 
     def make(self) -> None:
@@ -113,3 +177,25 @@ class Home:
             raise StudyError(
                 f"the home folder {self.root} cannot be written: {error.strerror or error}; choose another with --home"
             ) from None
+
+
+def nearby(folder: Path) -> str:
+    """Homes above, beside and below a folder that is none, for the end of a sentence that says so."""
+    parent, above = folder.parent, folder.parent.parent
+    around = [[*folder.parents[:NEAR]], *(at.glob("*") for at in (folder, parent, above)), parent.glob("*/*")]
+    around += [above.glob(f"*/{folder.name}")]
+    found = dict.fromkeys(at for at in itertools.islice(itertools.chain(*around), LOOKED_AT) if _is_home(at))
+    if not found:
+        return ": name the home with --home, or begin with equipoise quickstart, sweep or ablate"
+    said = []
+    for at in list(found)[:NEAR]:
+        studies = Home(at).studies()
+        said.append(f"{at} (studies: {', '.join(studies[:NEAR]) or 'none'}{', ...' if len(studies) > NEAR else ''})")
+    return f": --home names one; nearby are {'; '.join(said)}"
+
+
+def _is_home(folder: Path) -> bool:
+    try:
+        return (folder / RECORD).is_file() or any(folder.glob(f"studies/*/{BOOK}"))
+    except OSError:  # nobody may look
+        return False

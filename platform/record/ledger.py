@@ -7,22 +7,29 @@ book from which the other two can be put right.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from equipoise.platform.errors import StudyError
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import BASELINE
 from equipoise.platform.stats.collapse import Health
 from equipoise.platform.stats.table import mean
 
+T = TypeVar("T")
 Status = Literal["proposed", "ready", "running", "finished", "stopped", "failed", "interrupted"]
-# SQLite's codes for a file that is busy, locked, read-only, damaged, gone, or on a disk that is full or fails.
-UNUSABLE = (5, 6, 8, 10, 11, 13, 14)
+# SQLite's codes for a file that is busy, locked, read-only, gone, or on a disk that is full or fails.
+UNUSABLE = (5, 6, 8, 10, 13, 14)
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 OPEN: tuple[Status, ...] = ("proposed", "ready", "running", "interrupted")
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 SEARCHED = ("search", "repeat")  # roles that count against the trials a search was asked for
@@ -98,38 +105,97 @@ class TrialRow:
         """``t0007``: name of the trial's folder."""
         return f"t{self.number:04d}"
 
+    @functools.cached_property
+    def asked(self) -> TrialSettings:
+        """Its settings.
+
+        Raises:
+            SettingsError: the book holds none, or something else.
+        """
+        return parse(TrialSettings, json.loads(self.settings or "null"), f"settings of trial {self.key} in the book")
+
 
 class Ledger:
     """The book, a SQLite file in the study's folder.
 
     Args:
-        path: the file; created if missing.
+        path: the file; created if missing, whole or not at all.
 
     Raises:
-        StudyError: if it cannot be opened.
+        StudyError: if it cannot be opened, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                self._make()
+            elif not path.stat().st_size:
+                raise self._damaged("it is empty: 0 bytes")
             # Tune calls searcher and callbacks from the driver's main thread; the display reads from its own.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(SCHEMA)
-            there = {column[1] for column in self._db.execute("PRAGMA table_info(trials)")}
-            for column in set(LATER) - there:
-                self._db.execute(f"ALTER TABLE trials ADD COLUMN {column} TEXT")
         except (OSError, sqlite3.Error) as error:
             raise StudyError(f"the study's book {path} cannot be opened: {error}") from None
         self._db.row_factory = sqlite3.Row
-        self._path = path
+        try:
+            found = self._all("PRAGMA quick_check(1)")[0][0]
+            if found != "ok":
+                raise self._damaged(found.splitlines()[-1])
+            self._all("PRAGMA journal_mode=WAL")
+            self._execute("PRAGMA synchronous=FULL")
+            there = {c[1] for table in ("trials", "facts") for c in self._all(f"PRAGMA table_info({table})")}
+            lacking = sorted({"key", "value", "created", "updated", *(f.name for f in fields(TrialRow))} - there)
+            if set(lacking) - set(LATER):
+                raise self._damaged(f"it has no column {lacking[0]!r}")
+            for column in lacking:
+                self._execute(f"ALTER TABLE trials ADD COLUMN {column} TEXT")
+            for row in self.rows():
+                with self._sense(f"settings of trial {row.key}"):
+                    dict(json.loads(row.settings or "{}"))
+            self.facts()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _make(self) -> None:
+        """An empty book, under its name when all of it is there."""
+        new = self._path.with_name(f".{self._path.name}.{os.uname().nodename}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(new)) as db:
+            db.executescript(SCHEMA)
+        os.replace(new, self._path)
+
+    def _damaged(self, what: str) -> StudyError:
+        study = self._path.parent.name
+        return StudyError(
+            f"the study's book {self._path} is damaged ({what}): put a copy of it back; what MLflow keeps of the study "
+            f"is shown still (equipoise front {study}), and equipoise studies delete {study} makes its name free"
+        )
+
+    @contextlib.contextmanager
+    def _sense(self, where: str) -> Iterator[None]:
+        """What is read in here makes sense, or the book is damaged there."""
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise self._damaged(f"{where}: {str(error).splitlines()[0]}") from None
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._told(lambda: self._db.execute(statement, values))
+
+    def _all(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        return self._told(lambda: self._db.execute(statement, values).fetchall())
+
+    def _told(self, call: Callable[[], T]) -> T:
         try:
-            return self._db.execute(statement, values)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in UNUSABLE:
+            return call()
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            # Without a code: the text of a column is no text.
+            if code is None or code & 0xFF in DAMAGED:
+                raise self._damaged(str(error)) from error
+            if code & 0xFF not in UNUSABLE:
                 raise  # a mistake of ours
             raise StudyError(f"the study's book {self._path} cannot be used: {error}") from error
 
@@ -145,8 +211,9 @@ class Ledger:
 
     def fact(self, key: str) -> Any:
         """A fact of the study, or None."""
-        row = self._execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row["value"])
+        found = self._all("SELECT value FROM facts WHERE key = ?", (key,))
+        with self._sense(f"fact {key!r}"):
+            return json.loads(found[0]["value"]) if found else None
 
     def set_fact(self, key: str, value: Any) -> None:
         """Store a JSON-able fact of the study."""
@@ -154,8 +221,9 @@ class Ledger:
 
     def facts(self) -> dict[str, Any]:
         """All facts of the study."""
-        found = self._execute("SELECT key, value FROM facts ORDER BY key").fetchall()
-        return {row["key"]: json.loads(row["value"]) for row in found}
+        found = self._all("SELECT key, value FROM facts ORDER BY key")
+        with self._sense("its facts"):
+            return {row["key"]: json.loads(row["value"]) for row in found}
 
     def restore(self, rows: Iterable[TrialRow]) -> None:
         """Write trials of another book as they are, numbers and all, into an empty one."""
@@ -181,6 +249,9 @@ class Ledger:
         columns |= {name: json.dumps(columns[name]) for name in JSON if name in columns}
         names = ", ".join(f"{c} = ?" for c in (*columns, "updated"))
         self._execute(f"UPDATE trials SET {names} WHERE number = ?", (*columns.values(), time.time(), number))
+        if columns.get("status") in ENDED:
+            # Into the file itself: what lies in the log beside it is lost where the book is copied without it.
+            self._all("PRAGMA wal_checkpoint(PASSIVE)")
         return self[number]
 
     def remove(self, number: int) -> None:
@@ -201,13 +272,22 @@ class Ledger:
         return list(self._rows(f"WHERE status IN ({marks}) ORDER BY number", *statuses))
 
     def _rows(self, clause: str, *values: Any) -> Iterator[TrialRow]:
-        for r in self._execute(f"SELECT * FROM trials {clause}", values).fetchall():
-            columns = {k: r[k] for k in r.keys() if k not in ("created", "updated")}  # noqa: SIM118  sqlite3.Row
-            columns["result"] = None if r["result"] is None else json.loads(r["result"])
-            columns["cost"] = None if r["cost"] is None else json.loads(r["cost"])
-            columns["rungs"] = {int(step): scores for step, scores in json.loads(r["rungs"] or "{}").items()}
-            columns["health"] = {int(step): Health(*one) for step, one in json.loads(r["health"] or "{}").items()}
-            yield TrialRow(**columns)
+        for r in self._all(f"SELECT * FROM trials {clause}", values):
+            with self._sense(f"trial t{r['number']:04d}"):
+                row = _row(r)
+            if row.status not in get_args(Status):
+                raise self._damaged(f"trial {row.key}: its status is {row.status!r}")
+            yield row
+
+
+def _row(r: sqlite3.Row) -> TrialRow:
+    columns = {k: r[k] for k in r.keys() if k not in ("created", "updated")}  # noqa: SIM118  sqlite3.Row
+    for name in ("result", "cost"):
+        found = json.loads(r[name] or "null")
+        columns[name] = None if found is None else dict(found)
+    columns["rungs"] = {int(step): scores for step, scores in json.loads(r["rungs"] or "{}").items()}
+    columns["health"] = {int(step): Health(*one) for step, one in json.loads(r["health"] or "{}").items()}
+    return TrialRow(**columns)
 
 
 def means(rows: Sequence[TrialRow], benchmarks: Sequence[str]) -> dict[str, list[float]]:

@@ -47,9 +47,10 @@ class StudyRecord:
         """A study by name or MLflow run id, the newest if a name was used twice; None: the newest of all.
 
         Raises:
+            StudyError: if there is no home; nothing is created.
             TrackingError: if there is none, naming the studies there are.
         """
-        tracker = home.tracker()
+        tracker = home.tracker(create=False)
         return cls(home, tracker, find_study(tracker, study))
 
     @property
@@ -258,6 +259,11 @@ class StudyRecord:
         return found.with_notes(
             f"The seed that {v} was picked by ({s}) is left out of its scores." for v, s in self.picked.items()
         )
+
+    def checkpoint(self, run: Any) -> str | None:
+        """Where the checkpoint of a trial's run is; None for a trial that has none."""
+        tags = run.data.tags
+        return self.home.checkpoint(self.name, tags.get("trial", ""), tags.get("checkpoint"))
 
     def artifact(self, name: str, what: str) -> Any:
         """Content of a JSON artifact of its parent run; ``what`` are the words for the error sentence.

@@ -15,9 +15,20 @@ from typing import Any
 from urllib.parse import urlparse
 
 from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from equipoise.platform.provenance import git_commit
-from equipoise.platform.record.client import PATIENCE_S, RESULT_TAG, TRAIN, PatientClient, TrackingError, quoted
+from equipoise.platform.record.client import (
+    PATIENCE_S,
+    RESULT_TAG,
+    TRAIN,
+    PatientClient,
+    TrackingError,
+    cannot_be_used,
+    check_store,
+    quoted,
+    sqlite_file,
+)
 from equipoise.platform.record.runs import KeptRun
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import RECORDS
@@ -46,12 +57,21 @@ class Tracker:
         home: home folder; artifacts of a SQLite store go to ``artifacts/`` below it.
         experiment: MLflow experiment, one for all studies of a home.
         patience_s: how long a server may be away before a call fails.
+        create: make the store and the experiment where they are not there.
 
     Raises:
-        TrackingError: if the store cannot be reached.
+        TrackingError: if the store cannot be reached or is damaged, or is not there and ``create`` is not set.
     """
 
-    def __init__(self, uri: str, home: Path, experiment: str = "equipoise", patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        uri: str,
+        home: Path,
+        experiment: str = "equipoise",
+        patience_s: float = PATIENCE_S,
+        *,
+        create: bool = True,
+    ) -> None:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
@@ -59,6 +79,7 @@ class Tracker:
         for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
+        check_store(uri, create)
         try:
             client = MlflowClient(tracking_uri=uri)
             # Not patient yet: an address that is wrong from the start is a mistake to be told at once.
@@ -72,12 +93,14 @@ class Tracker:
                 and found.artifact_location != location
             ):
                 move_artifacts(uri, found.artifact_location, location)
+            if found is None and not create:
+                raise TrackingError(f"{uri} holds no studies yet: run equipoise sweep or ablate")
             if found is None:
                 self.experiment_id = client.create_experiment(experiment, artifact_location=location)
             else:
                 self.experiment_id = found.experiment_id
-        except (MlflowException, OSError) as error:
-            raise TrackingError(f"the MLflow store {uri} cannot be used: {str(error).splitlines()[0][:200]}") from None
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise TrackingError(cannot_be_used(uri, error)) from None
         self.client = PatientClient(client, uri, patience_s)
 
     def on_wait(self, tell: Callable[[str | None], None]) -> None:
@@ -289,8 +312,8 @@ ADDRESSES = {
 
 def _lies_in(uri: str, home: Path) -> bool:
     """Whether a SQLite store is the home's own file, and moves with it."""
-    file = uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(file).resolve() == (home / "mlflow.db").resolve()
+    file = sqlite_file(uri)
+    return file is not None and file.resolve() == (home / "mlflow.db").resolve()
 
 
 def move_artifacts(uri: str, before: str, now: str) -> None:

@@ -153,7 +153,7 @@ def register_encoders(record: StudyRecord, wanted: Mapping[str, str | None], stu
         run = min(runs, key=lambda r: int(r.data.tags["seed"]))
         try:
             if not record.tracker.files(run.info.run_id, MODEL_FOLDER):
-                with checkpoints.find(run.data.tags["checkpoint"]).fetched() as files:
+                with checkpoints.find(record.checkpoint(run) or "").fetched() as files:
                     record.tracker.artifacts(run.info.run_id, files, MODEL_FOLDER)
         except (StorageError, FileNotFoundError) as error:  # a home may have been moved
             notes.append(f"The checkpoint of {variant} is not in the record: {error}.")

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from equipoise.platform.errors import StudyError
+from equipoise.platform.search.realign import TRIAL_ATTRIBUTE, Booked, realign
 from equipoise.platform.search.samplers import RUNGS_ATTRIBUTE, WARM_ATTRIBUTE, ShownStudy, make_sampler
 from equipoise.platform.search.store import OWNER_ATTRIBUTE, SearchStore
 from equipoise.platform.search.warm_start import Earlier
@@ -17,7 +18,6 @@ from equipoise.platform.seeds import stream
 from equipoise.platform.settings.study import SweepDefinition
 from equipoise.platform.settings.variant import BASELINE, Variant, load_variant
 
-TRIAL_ATTRIBUTE = "equipoise.trial"
 WARMED_ATTRIBUTE = "equipoise.warm_started"
 
 
@@ -71,7 +71,6 @@ class OptunaProposer:
         self.benchmarks = tuple(benchmarks)
         self.store = store
         self._baseline = baseline
-        store.mend()
         storage = store.open()
         with store.errors_in_words():
             self.study = optuna.create_study(
@@ -198,6 +197,22 @@ class OptunaProposer:
                 if name not in given:
                     self._shown.sampler.sample_independent(self._shown, stored, name, distribution)
             return self._proposal(asked)
+
+    def restore(self, booked: Sequence[Booked]) -> None:
+        """Give Optuna the trials of the book that its record lost, see :mod:`equipoise.platform.search.realign`.
+
+        Raises:
+            StorageError: if the store cannot be used.
+            StudyError: Optuna's record is of other trials than the book.
+        """
+        with self.store.errors_in_words():
+            realign(self.study, self._storage, self.definition, booked, self.store.name)
+
+    def proposed(self) -> dict[int, int]:
+        """Number in the ledger to number of the Optuna trial, of every trial that was asked for."""
+        with self.store.errors_in_words():
+            trials = self.study.get_trials(deepcopy=False)
+        return {t.user_attrs[TRIAL_ATTRIBUTE]: t.number for t in trials if TRIAL_ATTRIBUTE in t.user_attrs}
 
     def is_start(self, optuna_number: int) -> bool:
         """Whether a trial was enqueued by name, and not drawn by the sampler."""

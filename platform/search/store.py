@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -11,12 +10,12 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from equipoise.platform.errors import StorageError, StudyError
 from equipoise.platform.record.home import Home
+from equipoise.platform.search.journal import ANEW, Journal
 from equipoise.platform.storage import Place
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -72,36 +71,45 @@ class SearchStore:
         with self.errors_in_words():
             return optuna.load_study(study_name=study, storage=self.open())
 
-    def mend(self) -> None:
-        """Cut a record off that a power cut or a full disk left incomplete at a journal's end, before more is appended.
-
-        Called by the one driver of a search alone: what another process has written in part may still become whole.
-        What the record was about, the study's book knows.
+    def has(self, study: str) -> bool:
+        """Whether it holds a search of this name with trials: without any, its driver died before it began.
 
         Raises:
-            StorageError: a record before the last is damaged: nothing is appended behind it.
+            StorageError: if the store cannot be used.
         """
-        if self._journal is None or self.missing:
+        with self.errors_in_words():
+            storage = self.open()
+            try:
+                return bool(storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False))
+            except KeyError:
+                return False
+
+    def check(self) -> None:
+        """See that a journal can be written; what is no journal is checked by using it.
+
+        Raises:
+            StorageError: if it cannot.
+        """
+        if self._journal is None:
             return
         with self.errors_in_words():
-            content = self._journal.read_bytes()
-            whole = content.rstrip(b"\0")
-            end = whole.rfind(b"\n") + 1
-            lines, rest = whole[:end].splitlines(), whole[end:]
-            if _is_record(rest):  # it lacks the end of its line alone
-                lines, rest = [*lines, rest], b""
-            for number, line in enumerate(lines, 1):
-                if not _is_record(line):
-                    raise StorageError(
-                        f"Optuna's journal {self.name} is damaged in line {number} of {len(lines)}: put an intact copy "
-                        "in its place; what has finished is in the study's book and can be shown, and a new search "
-                        "may begin with it (--warm-start)"
-                    )
-            mended = b"".join(line + b"\n" for line in lines)
-            if mended != content:
-                temporary = self._journal.with_name(f"{self._journal.name}.part")
-                temporary.write_bytes(mended)
-                temporary.replace(self._journal)
+            new = self.missing
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            self._journal.open("ab").close()
+            if new:
+                self._journal.unlink()
+
+    def delete(self, study: str, owner: str | None) -> None:
+        """Delete a search, where there is one of this owner.
+
+        Raises:
+            StorageError: if the store cannot be used.
+        """
+        with self.errors_in_words(), contextlib.suppress(KeyError):
+            storage = self.open()
+            found = storage.get_study_id_from_name(study)
+            if owner is not None and storage.get_study_user_attrs(found).get(OWNER_ATTRIBUTE) == owner:
+                storage.delete_study(found)
 
     def open(self) -> BaseStorage:
         """Connect.
@@ -111,14 +119,7 @@ class SearchStore:
         """
         with self.errors_in_words():
             if self._journal is not None:
-                self._journal.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    return JournalStorage(JournalFileBackend(str(self._journal)))
-                except (KeyError, TypeError, AttributeError, IndexError) as error:
-                    raise StorageError(
-                        f"Optuna's journal {self.name} is damaged: its records contradict each other ({error!r}); put "
-                        "an intact copy in its place"
-                    ) from None
+                return self._replayed(Journal(self._journal))
             assert self._url is not None
             try:
                 # A connection that the server dropped while trials ran is opened again.
@@ -130,15 +131,29 @@ class SearchStore:
                     f"Optuna's storage {self.name} needs PostgreSQL's driver: pip install 'equipoise[postgres]'"
                 ) from None
 
+    def _replayed(self, journal: Journal) -> BaseStorage:
+        try:
+            return JournalStorage(journal)
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:  # whole, and no sense
+            raise StorageError(
+                f"Optuna's storage {self.name} is damaged: its records contradict each other ({type(error).__name__}); "
+                f"{ANEW.format(file=journal.path.name)}"
+            ) from error
+
+    def torn(self) -> str | None:
+        """What of a journal's end is no whole record and will be cut off, in a sentence; None for nothing.
+
+        Raises:
+            StorageError: if the journal is damaged, or is none.
+        """
+        with self.errors_in_words():
+            return None if self._journal is None else Journal(self._journal).torn()
+
     @contextlib.contextmanager
     def errors_in_words(self) -> Iterator[None]:
         """Turn what goes wrong inside into one sentence without a password."""
         try:
             yield
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise StorageError(
-                f"Optuna's journal {self.name} is damaged: --resume of its search says where, and mends its end"
-            ) from None
         except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             # Optuna's own error says nothing: the database's is its cause.
             said = str(error.__cause__ or error).splitlines()[0]
@@ -154,8 +169,8 @@ class SearchStore:
             StudyError: it holds no such search.
         """
         if self._journal is not None and not self.missing:
-            content = self._journal.read_bytes()
-            return content[: content.rfind(b"\n") + 1]  # a driver may be writing the next line
+            with self.errors_in_words():
+                return Journal(self._journal).whole()  # a driver may be writing the next record
         with tempfile.TemporaryDirectory() as temporary:
             target = SearchStore(f"{temporary}/optuna.journal")
             copy_search(self, study, target.open())
@@ -238,14 +253,6 @@ class Snapshot(SearchStore):
     def open(self) -> BaseStorage:
         """The copy."""
         return self._memory
-
-
-def _is_record(line: bytes) -> bool:
-    """Whether a line of a journal is whole: a JSON object."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:  # of JSON, and of UTF-8
-        return False
 
 
 def _postgresql(where: str) -> URL:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.ledger import ENDED, Ledger, Status, TrialRow
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.proposer import OptunaProposer, Proposal
+from equipoise.platform.search.realign import Booked
 from equipoise.platform.search.repeats import unused_seed
 from equipoise.platform.settings.parts import EARLIER, SELECT, metric_of
 from equipoise.platform.settings.trial import TrialSettings
@@ -16,6 +17,7 @@ from equipoise.platform.storage import Place
 from equipoise.platform.study.meter import Meter
 from equipoise.platform.study.plan import StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
+from equipoise.platform.study.regain import regain
 from equipoise.platform.trial.messages import Done, Failed, Report, RungScores, Trained
 
 
@@ -61,7 +63,7 @@ class Bookkeeper:
     def repeated(self, first: TrialRow, seed: int) -> TrialRow:
         """A found variant comes once more, with another seed; Optuna has heard of it and is not told again."""
         assert self.plan.search is not None
-        variant = TrialSettings.model_validate_json(first.settings or "").variant
+        variant = first.asked.variant
         settings = self.plan.search.make(first.name, variant, unused_seed(self.ledger.rows(), variant, seed))
         return self.ledger.open_trial(first.name, "repeat", settings.model_dump_json())
 
@@ -87,7 +89,7 @@ class Bookkeeper:
         row = self.ledger.update(number, status=status, attempts=row.attempts + 1)
         assert row.run_id is not None
         self.tracker.running(row.run_id)
-        settings = TrialSettings.model_validate_json(row.settings or "")
+        settings = row.asked
         self.display.start(row.key, f"{row.name} s{settings.seed}")
 
     def reported(self, number: int, report: Report) -> None:
@@ -203,6 +205,7 @@ class Bookkeeper:
     def reconcile(self) -> None:
         """Before anything starts: make the book, Optuna and MLflow agree about what an earlier driver left behind."""
         runs = {r.data.tags.get("trial"): r for r in self.tracker.children(self.plan.parent)}
+        self._regain(list(runs.values()))
         for row in self.ledger.rows():
             if row.run_id is None and row.key in runs:
                 # The driver died between creating the run and writing its id down.
@@ -223,6 +226,15 @@ class Bookkeeper:
             if row.settings is None:
                 self.ledger.remove(row.number)  # its driver died before it asked for anything
         self.display.finished_before = len(self.ledger.rows(*ENDED))
+
+    def _regain(self, runs: Sequence[Any]) -> None:
+        """What the book or Optuna has lost, from what the other and MLflow hold."""
+        proposed = {} if self.proposer is None else self.proposer.proposed()
+        regain(self.ledger, self.tracker, self.plan, runs, proposed)
+        if self.proposer is not None:
+            rows = self.ledger.rows()
+            booked = [Booked(r.optuna_number, r.number, r.asked.variant) for r in rows if r.optuna_number is not None]
+            self.proposer.restore(booked)
 
     def _recover(self, proposer: OptunaProposer) -> None:
         """Give every suggestion that Optuna holds for running to its trial in the book."""

@@ -33,7 +33,7 @@ from equipoise.platform.record.tracking import VERSIONS
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.settings.files import shipped
 from equipoise.platform.settings.preset import Preset, load_preset
-from equipoise.platform.settings.trial import Regime, TrialSettings, load_regime
+from equipoise.platform.settings.trial import Regime, load_regime
 from equipoise.platform.storage import Place
 from equipoise.platform.study.caches import CacheProgress, data_identity, manifest_names
 from equipoise.platform.study.resume import CHANGED, PLACES, places_of
@@ -111,7 +111,7 @@ def _kept(record: StudyRecord, run: Any) -> KeptRun:
 
 def _manifests(rows: tuple[TrialRow, ...], home: Home, record: StudyRecord, hashes: set[str]) -> dict[str, str]:
     """Hash of each manifest that the trials read; none where the data is not here any more, or is another."""
-    settings = next((TrialSettings.model_validate_json(r.settings) for r in rows if r.settings), None)
+    settings = next((r.asked for r in rows if r.settings), None)
     if settings is None:
         return {}
     names = manifest_names(settings, record.part if record.benchmarks else None)
@@ -173,6 +173,11 @@ def unbundle(bundle: Bundle, home: Home, progress: CacheProgress | None = None) 
         TrackingError: the record cannot be written.
         StorageError: outcomes cannot be written.
     """
+    with home.hold(bundle.study):
+        return _unbundled(bundle, home, progress)
+
+
+def _unbundled(bundle: Bundle, home: Home, progress: CacheProgress | None) -> Unbundled:
     name, tracker = bundle.study, home.tracker()
     if home.has_book(name):
         raise BundleError(f"{home.root} has a study {name!r} already: unbundle into another --home")
@@ -257,7 +262,7 @@ def _definition(bundle: Bundle, folder: Path) -> dict[str, Any]:
     A preset or regime that does not ship, or ships with other values now, is written beside it.
     """
     content = dict(bundle.facts.get("definition") or {})
-    settings = next((TrialSettings.model_validate_json(r.settings) for r in bundle.rows if r.settings), None)
+    settings = next((r.asked for r in bundle.rows if r.settings), None)
     if not content or settings is None:
         return {}
     for key, kind in GUIDES.items():

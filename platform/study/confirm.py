@@ -54,7 +54,6 @@ def confirm(
         StudyError: nothing to confirm, or what is asked for differs from what is resumed.
         EquipoiseError: if the trials cannot start.
     """
-    home.make()  # its own sentence where the folder cannot be written
     source = StudyRecord.open(home, study)
     confirmed = source.name
     name = name or f"{confirmed}-{KIND}"
@@ -211,4 +210,4 @@ def _booked(
                 f"confirmation {definition.name!r} was started with {key} {value}, now it is {now[key]}: resume it as "
                 "it was, or choose another --name"
             )
-    return definition, [(r.role, r.name, TrialSettings.model_validate_json(r.settings or "")) for r in rows]
+    return definition, [(r.role, r.name, r.asked) for r in rows]

@@ -131,7 +131,7 @@ class Director:
         if row is None:
             return None
         assert row.settings is not None
-        settings = TrialSettings.model_validate_json(row.settings)
+        settings = row.asked
         self.bookkeeper.handed_out(row, settings, ray_id)
         return TrialTask(
             number=row.number,

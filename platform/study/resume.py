@@ -51,6 +51,34 @@ def places_of(study: str, home: Home, searched: bool) -> dict[str, str | None]:
     return found
 
 
+def check_search(definition: StudyBase, home: Home, started: bool) -> str | None:
+    """See that the store of a search can be used, before a new study is booked.
+
+    Args:
+        definition: of the study; one that searches nothing needs no store.
+        home: where it is.
+        started: it has a book.
+
+    Returns:
+        What of a damaged end is cut off, in a sentence; None for nothing.
+
+    Raises:
+        StorageError: the store cannot be used, or its journal is damaged.
+        StudyError: a study that is new finds another's search of its name.
+    """
+    if not isinstance(definition, SweepDefinition):
+        return None
+    store = SearchStore.of(home, definition.name)
+    if home.optuna_storage is not None:
+        store.check()
+    if not started and store.has(definition.name):
+        raise StudyError(
+            f"Optuna's storage {store.name} holds a search {definition.name!r} already, which is of no study in "
+            f"{home.root}: choose another --name"
+        )
+    return store.torn()
+
+
 def refuse_other_places(definition: StudyBase, home: Home, ledger: Ledger) -> None:
     """A resumed study must find what it wrote where it wrote it."""
     now = places_of(definition.name, home, isinstance(definition, SweepDefinition))

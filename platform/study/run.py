@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from equipoise.platform.errors import StudyError
@@ -23,14 +24,14 @@ from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Place
 from equipoise.platform.study.audit_gate import audit_study, log_audits
 from equipoise.platform.study.caches import CacheProgress, prepare_caches
-from equipoise.platform.study.cluster import check_start, ray_cluster
+from equipoise.platform.study.cluster import capacity, check_start, ray_cluster
 from equipoise.platform.study.director import Director
-from equipoise.platform.study.hold import held
 from equipoise.platform.study.plan import SearchPlan, StudyPlan
 from equipoise.platform.study.progress import StudyDisplay
 from equipoise.platform.study.ray_tune import run
 from equipoise.platform.study.resume import (
     CHANGED,
+    check_search,
     parent_run,
     refuse_other_data,
     refuse_other_part,
@@ -149,26 +150,35 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
     Raises:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
     """
-    _refuse_wrong_start(asked, home, options)
-    with held(home.folder(asked.definition.name), asked.definition.name):
-        return _run_held(asked, home, options)
-
-
-def _run_held(asked: Asked, home: Home, options: RunOptions) -> Outcome:
-    """Run a study that nobody else runs."""
-    manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, options.address)
-    started = home.has_book(asked.definition.name)
-    audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
-    with home.book(asked.definition.name, create=True) as book:
+    name, address = asked.definition.name, options.address
+    home.make()
+    with home.hold(name), contextlib.ExitStack() as stays:
+        _refuse_wrong_start(asked, home, options)
+        manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, address)
+        started = home.has_book(name)
+        audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
         tracker = home.tracker()
-        refuse_other_data(asked.definition.name, manifest_hash, book)
+        _say(options, check_search(asked.definition, home, started))
+        resources = asked.example.resources
+        stays.enter_context(ray_cluster(address, dashboard=resources.uses_train))
+        if not started:
+            capacity(resources, asked.definition.concurrent)
+        # All that a study needs is there: from here on it exists.
+        book = stays.enter_context(home.book(name, create=True))
+        refuse_other_data(name, manifest_hash, book)
         parent = _open(asked, home, book, tracker, options.given)
         log_audits(audits, tracker, parent)
-        display = StudyDisplay(f"{asked.kind} {asked.definition.name}", options.quiet)
+        display = StudyDisplay(f"{asked.kind} {name}", options.quiet)
         director = _director(asked, home, book, tracker, parent, display, manifest_hash)
         options.ready()
-        complete = _direct(director, asked, options.address)
+        complete = _direct(director, asked)
         return _close(director, asked, home, book, complete)
+
+
+def _say(options: RunOptions, sentence: str | None) -> None:
+    """Tell the person, before anything starts."""
+    if sentence is not None and options.progress is not None:
+        options.progress(sentence, 1, 1)
 
 
 def _refuse_wrong_start(asked: Asked, home: Home, options: RunOptions) -> None:
@@ -176,7 +186,6 @@ def _refuse_wrong_start(asked: Asked, home: Home, options: RunOptions) -> None:
     name = asked.definition.name
     for *_, settings in asked.listed:
         resolve(settings)
-    home.make()
     SearchStore.of(home, name)
     home.place.check()
     check_start(options.address)
@@ -211,7 +220,7 @@ def record_opening(asked: Asked, tracker: Tracker, parent: str) -> None:
         keep_opening(tracker, find_study(tracker, definition.confirms).info.run_id, opening)
 
 
-def _direct(director: Director, asked: Asked, address: str | None) -> bool:
+def _direct(director: Director, asked: Asked) -> bool:
     """Run every trial; returns False after an interrupt."""
     display, tracker, parent = director.display, director.bookkeeper.tracker, director.plan.parent
     display.planned = director.planned()
@@ -221,8 +230,7 @@ def _direct(director: Director, asked: Asked, address: str | None) -> bool:
         tracker.running(parent)
         complete = False
         try:
-            with ray_cluster(address, dashboard=asked.example.resources.uses_train):
-                complete = run(director, asked.definition.retries)
+            complete = run(director, asked.definition.retries)
         finally:
             tracker.end(parent, "finished" if complete else "interrupted")
     return complete
@@ -240,12 +248,20 @@ def _close(director: Director, asked: Asked, home: Home, book: Ledger, complete:
         name,
         complete,
         director.planned(),
-        tuple(book.rows()),
+        tuple(_here(row, home, name) for row in book.rows()),
         director.plan.parent,
         home.trials(name),
         director.budget_note(),
         asked.part,
     )
+
+
+def _here(row: TrialRow, home: Home, study: str) -> TrialRow:
+    """A trial with its checkpoint where it is now: its home may have been moved since."""
+    if row.result is None:
+        return row
+    checkpoint = home.checkpoint(study, row.key, row.result["checkpoint"])
+    return replace(row, result={**row.result, "checkpoint": checkpoint})
 
 
 def _director(
@@ -306,8 +322,7 @@ def sweep(definition: SweepDefinition, home: Home, options: RunOptions = RunOpti
     if definition.warm_start is not None and not options.resume:
         # What is wrong with it is said before anything starts.
         found = earlier_mixes(definition, home, listed[0][2])
-        if options.progress is not None:
-            options.progress(found.sentence, 1, 1)
+        _say(options, found.sentence)
     return run_study(Asked(definition, "sweep", listed, part="select"), home, options)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equipoise.platform.errors import CheckpointError, StorageError
+from equipoise.platform.errors import CheckpointError, DamagedError, StorageError
 from equipoise.platform.provenance import git_commit
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.trial import TrialSettings
@@ -115,6 +115,24 @@ def latest(folder: Where) -> Place | None:
     return next(whole, None)
 
 
+def load_latest(folder: Where) -> Checkpoint | None:
+    """The newest checkpoint of a folder that can be read; None where there is none.
+
+    One that is damaged is set aside as ``step_00000300.damaged``, where it can be looked at and is never taken again: a
+    trial goes on from the one before, or begins anew.
+
+    Raises:
+        CheckpointError: the newest is whole, and of a later version or of other settings.
+        StorageError: if the folder cannot be read.
+    """
+    while (newest := latest(folder)) is not None:
+        try:
+            return load(newest)
+        except DamagedError:
+            newest.set_aside(".damaged", first=RECORD)
+    return None
+
+
 def keep_latest(folder: Where, count: int) -> None:
     """Remove all checkpoints of a folder but the newest ``count``."""
     place = Place.at(folder)
@@ -161,11 +179,11 @@ def load(where: Where) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"{where} is no checkpoint: expected a folder with {RECORD} and {STATE}") from None
     except pickle.UnpicklingError:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} holds more than tensors") from None
+        raise DamagedError(f"checkpoint {folder} is damaged: {STATE} holds more than tensors") from None
     except KeyError as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {RECORD} has no {error}") from None
+        raise DamagedError(f"checkpoint {folder} is damaged: {RECORD} has no {error}") from None
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {str(error).splitlines()[0]}") from None
+        raise DamagedError(f"checkpoint {folder} is damaged: {str(error).splitlines()[0]}") from None
     settings = parse(TrialSettings, given, f"checkpoint {folder}")
     return Checkpoint(folder, settings, step, record, state)
 

@@ -18,6 +18,7 @@ from equipoise.models.jepa import VideoJEPA
 from equipoise.platform.errors import EquipoiseError
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Place
+from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.device import compute_threads
 from equipoise.platform.trial.early_scores import rung_scores
 from equipoise.platform.trial.encoders import encoder_of
@@ -128,12 +129,12 @@ class TrainReporter:
         # Without a GPU in the settings the worker stays on the CPU even where the machine has one.
         self.device: torch.device = get_device() if settings.resources.gpus_per_worker else torch.device("cpu")
 
-    def resume(self) -> Place | None:
-        """The newest checkpoint that Train kept of this run."""
+    def resume(self) -> checkpoints.Checkpoint | None:
+        """The newest checkpoint that Train kept of this run: every worker has to take the same."""
         from ray.train import get_checkpoint
 
         found = get_checkpoint()
-        return None if found is None else replace(self.folder, path=found.path)
+        return None if found is None else checkpoints.load(replace(self.folder, path=found.path))
 
     def begin(self) -> None:
         """Say that the workers are there: from now on the trial holds what it pays for."""

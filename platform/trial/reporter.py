@@ -21,7 +21,7 @@ class Reporter(Protocol):
     rank: int
     world: int
 
-    def resume(self) -> Place | None:
+    def resume(self) -> checkpoints.Checkpoint | None:
         """Checkpoint to go on from, or None."""
 
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
@@ -88,9 +88,9 @@ class LocalReporter:
         self.on_rung = on_rung
         self.device = device or default_device()
 
-    def resume(self) -> Place | None:
-        """The newest checkpoint of the folder."""
-        return checkpoints.latest(self.folder)
+    def resume(self) -> checkpoints.Checkpoint | None:
+        """The newest checkpoint of the folder that can be read."""
+        return checkpoints.load_latest(self.folder)
 
     def report(self, metrics: Mapping[str, float], save: Any | None) -> None:
         """Write the checkpoint first, so that a metric never speaks of a step that cannot be resumed."""

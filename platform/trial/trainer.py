@@ -94,10 +94,10 @@ class Trainer:
 
     def _restore(self) -> checkpoints.Checkpoint | None:
         """Continue from the reporter's checkpoint, if there is one; the optimiser is the caller's."""
-        path = self.reporter.resume()
-        if path is None:
+        found = self.reporter.resume()
+        if found is None:
             return None
-        found = checkpoints.load(path)
+        path = found.path
         if found.settings.key != self.settings.key:
             raise CheckpointError(
                 f"checkpoint {path} belongs to trial {found.settings.key}, not to {self.settings.key}: "

@@ -88,7 +88,7 @@ def test_list_names_the_18_objectives(call: Call) -> None:
     [
         (("front", "--results", "none.csv", "--regime", "mixed"), "none.csv"),
         (("front", "--published", "--regime", "mixd"), "mixed"),
-        (("front", "nostudy"), "no study 'nostudy'"),
+        (("front", "nostudy"), "holds no record of studies"),
         (("front",), "give one of"),
         (("sweep", "quikstart"), "did you mean 'quickstart'?"),
         (("sweep", "none.yaml"), "does not exist"),
@@ -167,6 +167,7 @@ def test_resuming_remembers_what_the_command_line_changed(
     monkeypatch.setattr(study, "prepare_caches", lambda *args: "0123")
     monkeypatch.setattr(study, "audit_study", lambda *args: [])
     monkeypatch.setattr(study, "ray_cluster", lambda *args, **more: contextlib.nullcontext())
+    monkeypatch.setattr(study, "capacity", lambda *args: 1)
     monkeypatch.setattr(study, "run", run)
     place = ("--home", tmp_path / "home")
     changes = ("--sampler", "nsga2", "--trials", "9", "--max-loss", "mini_dive=1.5", "--set", "optimisation.steps=3")

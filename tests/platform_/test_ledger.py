@@ -105,7 +105,7 @@ def test_the_display_reads_from_its_own_thread(tmp_path: Path) -> None:
 
 def test_a_book_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "book.sqlite").write_text("this is no database, but it is long enough to be taken for one" * 20)
-    with pytest.raises(StudyError, match=r"book\.sqlite cannot be opened: file is not a database"):
+    with pytest.raises(StudyError, match=r"book\.sqlite is damaged \(file is not a database\)"):
         Ledger(tmp_path / "book.sqlite")
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="cannot be opened"):

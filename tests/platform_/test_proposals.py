@@ -9,7 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from equipoise.platform.search.proposer import TRIAL_ATTRIBUTE, OptunaProposer, Proposal
+from equipoise.platform.search.proposer import OptunaProposer, Proposal
+from equipoise.platform.search.realign import TRIAL_ATTRIBUTE
 from equipoise.platform.search.samplers import make_sampler
 from equipoise.platform.search.store import SearchStore
 from equipoise.platform.settings.base import parse

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
-import json
 import subprocess
 import sys
 import threading
@@ -14,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import numpy as np
-import optuna
 import pytest
 import torch
 from pyarrow import fs
@@ -398,59 +394,6 @@ def test_a_study_stays_where_it_was_started(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match=said):
             refuse_other_places(definition, other, ledger)
         ledger.close()
-
-
-def used(path: Path) -> int:
-    """A driver opens a search and tells one trial; returns how many there are."""
-    store = SearchStore(str(path))
-    store.mend()
-    storage = store.open()
-    with store.errors_in_words():
-        found = optuna.create_study(study_name="x", storage=storage, directions=["maximize"] * 2, load_if_exists=True)
-        found.tell(found.ask({"w": optuna.distributions.FloatDistribution(0.1, 1)}), [1.0, 2.0])
-        return len(found.get_trials(deepcopy=False))
-
-
-def test_a_journal_that_was_cut_off_goes_on_and_keeps_what_it_had(tmp_path: Path) -> None:
-    """Cut at every byte of its last record, or followed by the zeros of a power cut."""
-    path = tmp_path / "a.journal"
-    assert [used(path) for _ in range(2)] == [1, 2]
-    whole = path.read_bytes()
-    last = whole[:-1].rfind(b"\n") + 1
-    damaged = [whole[:cut] for cut in range(last, len(whole))]
-    damaged += [whole + bytes(512), whole[: last + 7] + bytes(20), whole[:-1] + bytes(1)]
-    for content in damaged:
-        path.write_bytes(content)
-        assert used(path) == 3, "both trials are there, and the next"
-        assert used(path) == 4
-        assert all(json.loads(line) for line in path.read_bytes().splitlines())
-
-
-def test_a_journal_that_is_damaged_in_the_middle_is_a_sentence_and_stays_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "a.journal"
-    for _ in range(2):
-        used(path)
-    whole = path.read_bytes()
-    rng = np.random.default_rng(0)
-    last = whole[:-1].rfind(b"\n")
-    for at in rng.integers(0, last, 60):
-        content = whole[: int(at)] + b"\0\xff@" + whole[int(at) + 3 :]
-        path.write_bytes(content)
-        found = None
-        with contextlib.suppress(StorageError):  # and no other error
-            found = used(path)
-        # A letter of a text may be another one unseen; behind a record that is seen to be damaged nothing is appended.
-        assert found is not None or path.read_bytes() == content
-
-
-def test_reading_mends_nothing(tmp_path: Path) -> None:
-    """A driver may be writing the line that looks torn."""
-    path = tmp_path / "a.journal"
-    used(path)
-    torn = path.read_bytes()[:-5]
-    path.write_bytes(torn)
-    assert len(SearchStore(str(path)).search("x").get_trials(deepcopy=False)) == 1
-    assert path.read_bytes() == torn
 
 
 def test_a_journal_may_lie_elsewhere_and_belongs_to_one_study(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.record.registry import MODEL_FOLDER
-from equipoise.platform.record.runs import Runs
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.checkpoint import Checkpoint
 from equipoise.platform.trial.encoders import frozen_encoder
@@ -88,7 +87,7 @@ def feature_pictures(record: StudyRecord, variants: Sequence[str]) -> Pictures:
     found: list[Checkpoint] = []
     try:
         for variant, seed in seeds.items():
-            found.append(_checkpoint(record.tracker, runs[variant, seed]))
+            found.append(_checkpoint(record, runs[variant, seed]))
         if not home.cache.is_dir():
             raise CheckpointError(f"the clip caches are not in {home.root.name}")
         pictures = _pictures(home, found)
@@ -102,9 +101,9 @@ def _first_sentence(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".")
 
 
-def _checkpoint(tracker: Runs, run: Any) -> Checkpoint:
+def _checkpoint(record: StudyRecord, run: Any) -> Checkpoint:
     """Checkpoint of a trial, from where it was written or from its run's artifacts."""
-    kept = run.data.tags.get("checkpoint")
+    kept, tracker = record.checkpoint(run), record.tracker
     if kept is not None and (checkpoints.find(kept) / checkpoints.RECORD).exists():
         return checkpoints.load(kept)
     if tracker.files(run.info.run_id, MODEL_FOLDER):
