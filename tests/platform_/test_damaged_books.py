@@ -25,7 +25,7 @@ from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.trial import checkpoint as checkpoints
 
 Make = Callable[..., TrialSettings]
-FINISHED = {"accuracies": {"mini_in": 12.5}, "checkpoint": None, "flags": [], "summaries": []}
+FINISHED: dict[str, Any] = {"accuracies": {"mini_in": 12.5}, "checkpoint": None, "flags": [], "summaries": []}
 # A driver that is killed leaves its log beside the book: everything but the first rows is in it alone, or was.
 DRIVER = f"""
 import os, sys

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,6 +29,7 @@ from equipoise.platform.study.run import RunOptions
 DRIVER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from equipoise.platform.record.home import Home
 with Home(Path(sys.argv[1]), storage=sys.argv[2] or None).hold(sys.argv[3]):
     print("holds", flush=True)
@@ -87,7 +89,7 @@ def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: 
     def no_locks(*words: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(hold.fcntl, "lockf", no_locks)
+    monkeypatch.setattr("fcntl.lockf", no_locks)
     with (
         pytest.raises(EquipoiseError, match=r"cannot be locked \(No locks available\): its file system keeps no locks"),
         Home(tmp_path).hold("c4"),
@@ -114,7 +116,7 @@ def test_a_lock_that_is_waited_for_keeps_threads_and_processes_out(tmp_path: Pat
 
 
 def file_of(tmp_path: Path, kind: str) -> Path:
-    content = {"name": "c4", "regime": "miniature", "preset": "nano"}
+    content: dict[str, Any] = {"name": "c4", "regime": "miniature", "preset": "nano"}
     content |= (
         {"variants": ["delta"], "seeds": [0]}
         if kind == "ablate"

@@ -110,7 +110,7 @@ def test_a_study_whose_book_is_damaged_is_listed_and_deleted(
 
 
 READING = [
-    ("front", "nope"), ("report", "nope"), ("report",), ("effects", "nope"), ("explain", "nope"), ("claims", "nope"),
+    ("front", "nope"), ("report", "nope"), ("effects", "nope"), ("explain", "nope"), ("claims", "nope"),
     ("bundle", "nope"), ("confirm", "nope"), ("ui",), ("studies", "list"), ("studies", "delete", "nope", "--yes"),
 ]  # fmt: skip
 

@@ -201,7 +201,7 @@ def test_a_book_that_lost_its_end_takes_finished_trials_back(tmp_path: Path, beg
         sweep.trial()
     shutil.copy(folder / "ledger.db", tmp_path / "older.db")
     sweep.finish()
-    scores = {"benchmarks": [], "flags": [], "health": {}}
+    scores: dict[str, Any] = {"benchmarks": [], "flags": [], "health": {}}
     rows = sweep.ledger.rows()
     for row in rows:
         (sweep.plan.trials / row.key / "scores.json").write(json.dumps(scores))
