@@ -215,8 +215,7 @@ def ui(study: str | None, port: int, places: Places) -> None:
     place = places.open()
     uri = place.uri()
     on_server = uri.startswith(("http:", "https:"))
-    if places.tracking_uri is None and not (place.root / "mlflow.db").is_file():
-        raise EquipoiseError(f"{place.root} holds no studies yet: run equipoise quickstart, sweep or ablate first")
+    place.tracker(create=False)  # says what is wrong with the record before the port is looked at
     if not on_server:
         _must_be_free(port)
     server = uri.rstrip("/") if on_server else f"http://127.0.0.1:{port}"

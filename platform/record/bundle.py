@@ -328,6 +328,10 @@ class Shelf(Home):
         """Name or file of the first of them."""
         return self.source
 
+    def unrecorded(self) -> str | None:
+        """Never: the bundles are its record."""
+        return None
+
     def tracker(self, *, create: bool = False) -> Tracker:
         """Their runs. What only writes is not there: nothing that reads a study asks for it."""
         return cast(Tracker, self._runs)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import BOOK
 from equipoise.platform.record.ledger import Ledger, TrialRow
 from equipoise.platform.stats.uncertainty import Bools, StatisticsError
@@ -34,8 +35,11 @@ def read_correctness(folder: Path, trials: Place | None = None) -> dict[tuple[st
     book = folder / BOOK
     if not book.is_file():
         raise StatisticsError(f"{folder} holds no study (there is no {book.name}); give the folder of a study")
-    with Ledger(book) as ledger:
-        rows = ledger.rows("finished")
+    try:
+        with Ledger(book) as ledger:
+            rows = ledger.rows("finished")
+    except StudyError as error:  # what needs no test items is shown without it
+        raise StatisticsError(str(error)) from None
     place = Place.at(folder / "trials") if trials is None else trials
     found: dict[tuple[str, int, str], Bools] = {}
     orders: dict[str, tuple[str, pa.Table]] = {}

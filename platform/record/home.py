@@ -80,10 +80,16 @@ class Home:
 
         if create:
             self.make()
-        elif self.tracking_uri is None and not (self.root / RECORD).is_file():
-            books = " whose books are in studies/: put a copy of it back" if self.studies() else nearby(self.root)
-            raise StudyError(f"{self.root} holds no record of studies (there is no {RECORD}){books}")
+        elif (why := self.unrecorded()) is not None:
+            raise StudyError(why)
         return Tracker(self.uri(), self.root, create=create)
+
+    def unrecorded(self) -> str | None:
+        """Why there is nothing to read, in a sentence: no database of MLflow's where it would be; None where it is."""
+        if self.tracking_uri is not None or (self.root / RECORD).is_file():
+            return None
+        books = ", though the books of studies are: put a copy of it back" if self.studies() else nearby(self.root)
+        return f"{self.root} holds no record of studies (there is no {RECORD}){books}"
 
     def studies(self) -> list[str]:
         """Names of the studies whose book is here."""

@@ -47,9 +47,10 @@ class StudyRecord:
         """A study by name or MLflow run id, the newest if a name was used twice; None: the newest of all.
 
         Raises:
-            StudyError: if there is no home; nothing is created.
-            TrackingError: if there is none, naming the studies there are.
+            TrackingError: if there is none, naming the studies there are, or the homes nearby; nothing is created.
         """
+        if study is not None and (why := home.unrecorded()) is not None:
+            raise TrackingError(f"no study {study!r}: {why}")
         tracker = home.tracker(create=False)
         return cls(home, tracker, find_study(tracker, study))
 

@@ -151,11 +151,11 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
         EquipoiseError: if it cannot start; what was finished before stays as it is.
     """
     name, address = asked.definition.name, options.address
-    home.make()
+    _refuse_wrong_start(asked, home, options)
     with home.hold(name), contextlib.ExitStack() as stays:
-        _refuse_wrong_start(asked, home, options)
-        manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, address)
         started = home.has_book(name)
+        _refuse_wrong_name(name, home, started, options.resume)
+        manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, address)
         audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
         tracker = home.tracker()
         _say(options, check_search(asked.definition, home, started))
@@ -183,15 +183,18 @@ def _say(options: RunOptions, sentence: str | None) -> None:
 
 def _refuse_wrong_start(asked: Asked, home: Home, options: RunOptions) -> None:
     """What can be wrong before anything is read or written."""
-    name = asked.definition.name
     for *_, settings in asked.listed:
         resolve(settings)
-    SearchStore.of(home, name)
+    home.make()
+    SearchStore.of(home, asked.definition.name)
     home.place.check()
     check_start(options.address)
-    if home.has_book(name) and not options.resume:
+
+
+def _refuse_wrong_name(name: str, home: Home, started: bool, resume: bool) -> None:
+    if started and not resume:
         raise StudyError(f"study {name!r} exists in {home.root}: go on with --resume, or choose another --name")
-    if options.resume and not home.has_book(name):
+    if resume and not started:
         raise StudyError(f"there is no study {name!r} in {home.root} to resume; leave --resume out to start it")
 
 

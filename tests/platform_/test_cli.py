@@ -88,7 +88,7 @@ def test_list_names_the_18_objectives(call: Call) -> None:
     [
         (("front", "--results", "none.csv", "--regime", "mixed"), "none.csv"),
         (("front", "--published", "--regime", "mixd"), "mixed"),
-        (("front", "nostudy"), "holds no record of studies"),
+        (("front", "nostudy"), "no study 'nostudy'"),
         (("front",), "give one of"),
         (("sweep", "quikstart"), "did you mean 'quickstart'?"),
         (("sweep", "none.yaml"), "does not exist"),
@@ -107,7 +107,7 @@ def test_list_names_the_18_objectives(call: Call) -> None:
         (("ablate", "miniature_ablation", "--variant", "fvm"), "did you mean 'fwm'?"),
         (("pretrain", "hww"), "did you mean 'hw'?"),
         (("probe", "nothing"), "no checkpoint"),
-        (("ui",), "no studies yet"),
+        (("ui",), "holds no record of studies"),
         (("data", "build", "miniatur"), "miniature"),
         (("sweeep",), "sweep"),
     ],
@@ -249,7 +249,7 @@ def test_a_home_that_cannot_be_written(call: Call, tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").touch()
+    Home(tmp_path).tracker()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

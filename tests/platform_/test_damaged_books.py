@@ -21,7 +21,11 @@ from equipoise.platform.record.client import TrackingError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
 from equipoise.platform.record.reading import StudyRecord
+from equipoise.platform.report.html.page import write_report
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.study import AblationDefinition
 from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.stats.uncertainty import StatisticsError
 from equipoise.platform.trial import checkpoint as checkpoints
 
 Make = Callable[..., TrialSettings]
@@ -145,7 +149,9 @@ def test_a_row_that_makes_no_sense_is_named(closed: bytes, tmp_path: Path, colum
 
 def recorded(home: Home, make: Make) -> None:
     tracker = home.tracker()
-    parent = tracker.start_study("mine", "sweep", {"name": "mine"})
+    content = {"name": "mine", "regime": "miniature", "preset": "nano", "variants": ["hw"]}
+    definition = parse(AblationDefinition, content, "mine").model_dump(mode="json")
+    parent = tracker.start_study("mine", "ablation", definition)
     tracker.tag(parent, benchmarks='["mini_in"]', part="test")
     for number in range(1, 4):
         run = tracker.start_trial(parent, "mine", f"t{number:04d}", "ablation", make(seed=number), "0")
@@ -178,6 +184,20 @@ def test_a_damaged_mlflow_database_is_one_sentence(make_trial: Make, tmp_path: P
         assert (root / "mlflow.db").stat().st_size == len(case), "nothing is written into it"
     assert len(said) > len(cases) / 2
     assert all("mlflow.db" in one and "\n" not in one for one in said)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database" * 500], ids=["empty", "overwritten"])
+def test_a_study_whose_book_is_damaged_is_shown_from_mlflow(make_trial: Make, tmp_path: Path, damage: bytes) -> None:
+    home = Home(tmp_path / "home")
+    recorded(home, make_trial)
+    home.folder("mine").mkdir(parents=True)
+    (home.folder("mine") / "ledger.db").write_bytes(damage)
+    record = StudyRecord.open(home, "mine")
+    assert [row.variant for row in record.select(tolerance=1.0).rows] == ["baseline"]
+    assert record.launched == 0
+    with pytest.raises(StatisticsError, match="is damaged"):
+        _ = record.correctness
+    assert write_report(record, tmp_path / "page.html", 1.0).path.is_file()
 
 
 def test_mlflow_does_not_fill_an_empty_database_without_a_word(tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def objectives(**change: Any) -> dict[str, Any]:
         ),
         ({"control_seeds": []}, "no control_seeds: a study without controls cannot be read; to insist, set refuse"),
         ({"control_seeds": [1, 1]}, "[1, 1] given; expected different seeds, none negative"),
-        ({"name": "my study"}, "name is 'my study'"),
-        ({"name": "../up"}, "name is '../up'"),
+        ({"name": "my/study"}, "name: 'my/study' cannot be a name"),
+        ({"name": "../up"}, "name: '../up' cannot be a name"),
         ({"trails": 3}, "unknown key 'trails'; did you mean 'trials'?"),
         ({"budget": 40}, "budget: 40 given; expected hours of GPUs or CPUs, as in 40gpu-h or 200cpu-h"),
         (

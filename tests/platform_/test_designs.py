@@ -310,7 +310,7 @@ DOSES: dict[str, Any] = {"kind": "dose_response", "objective": "delta", "weights
         ({**DOSES, "weights": [-0.1]}, {}, "expected different weights above 0"),
         ({**DOSES, "objective": "motion_guided", "weights": [2]}, {}, "its weight is a share of clips, at most 1"),
         (FACTORIAL, {"refuse_controls": True, "control_seeds": []}, "has the baseline as a cell"),
-        (FACTORIAL, {"custom": {"fwm+hw": {"objectives": {"delta": 1}}}}, "has the name of a cell with other weights"),
+        (FACTORIAL, {"custom": {"fwm+hw": {"objectives": {"delta": 1}}}}, "'fwm+hw' cannot be a name"),
     ],
 )  # fmt: skip
 def test_a_wrong_design_is_answered_in_one_sentence(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from equipoise.platform.study.run import RunOptions
 DRIVER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from equipoise.platform.record.home import Home
 with Home(Path(sys.argv[1]), storage=sys.argv[2] or None).hold(sys.argv[3]):
     print("holds", flush=True)
@@ -89,7 +89,7 @@ def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: 
     def no_locks(*words: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    monkeypatch.setattr("fcntl.lockf", no_locks)
     with (
         pytest.raises(EquipoiseError, match=r"cannot be locked \(No locks available\): its file system keeps no locks"),
         Home(tmp_path).hold("c4"),

@@ -96,7 +96,7 @@ def test_what_lies_elsewhere_is_deleted_too_and_nobody_elses(make_trial: Make, t
     assert SearchStore(journal).has("other") is False
 
 
-@pytest.mark.parametrize("damage", [b"", b"no database" * 500])
+@pytest.mark.parametrize("damage", [b"", b"no database" * 500], ids=["empty", "overwritten"])
 def test_a_study_whose_book_is_damaged_is_listed_and_deleted(
     call: Call, make_trial: Make, tmp_path: Path, damage: bytes
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_study_whose_book_is_damaged_is_listed_and_deleted(
 
 
 READING = [
-    ("front", "nope"), ("report", "nope"), ("report",), ("effects", "nope"), ("explain", "nope"), ("claims", "nope"),
+    ("front", "nope"), ("report", "nope"), ("effects", "nope"), ("explain", "nope"), ("claims", "nope"),
     ("bundle", "nope"), ("confirm", "nope"), ("ui",), ("studies", "list"), ("studies", "delete", "nope", "--yes"),
 ]  # fmt: skip
 

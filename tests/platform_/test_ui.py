@@ -167,4 +167,4 @@ def test_wrong_inputs(studied: Home, tmp_path: Path) -> None:
     assert "known: abl" in str(missing.exception)
     empty = CliRunner().invoke(cli, ["ui", "--home", str(tmp_path)])
     assert empty.exit_code != 0
-    assert "holds no studies yet" in str(empty.exception)
+    assert "holds no record of studies" in str(empty.exception)
