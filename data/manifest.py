@@ -164,15 +164,8 @@ class Manifest:
                 f"{where} carries no root folder and class list in its schema metadata. Was it written anew by another "
                 "program? Let it keep the schema's metadata, or list the files in a CSV for `equipoise data manifest`."
             )
-        try:
-            meta = json.loads(raw)
-            name, split, classes = str(meta["name"]), str(meta["split"]), tuple(map(str, meta["classes"]))
-            root = Path(os.path.normpath(path.parent / meta["root"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ManifestError(
-                f"{where} is damaged: its root folder and class list cannot be read ({str(error).splitlines()[0]}); "
-                "import or build the data set again."
-            ) from None
+        name, split, classes, below = _meta_of(raw, where)
+        root = Path(os.path.normpath(path.parent / below))
         if not root.is_dir():
             raise ManifestError(
                 f"{where} names the root folder {root}, which does not exist; was it moved or deleted? Put it back, or "
@@ -234,6 +227,18 @@ class Manifest:
     def file(self, row: int) -> Path:
         """Full path of clip number ``row``."""
         return self.root / str(self.path[row])
+
+
+def _meta_of(raw: bytes, where: str) -> tuple[str, str, tuple[str, ...], str]:
+    """Name, split, class list and root folder, as the schema's metadata has them."""
+    try:
+        meta = json.loads(raw)
+        return str(meta["name"]), str(meta["split"]), tuple(map(str, meta["classes"])), str(meta["root"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{where} is damaged: its root folder and class list cannot be read ({str(error).splitlines()[0]}); "
+            "import or build the data set again."
+        ) from None
 
 
 def _columns_of(table: pa.Table, where: str) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def run_study(asked: Asked, home: Home, options: RunOptions) -> Outcome:
         _refuse_wrong_name(name, home, started, options.resume)
         manifest_hash = prepare_caches(asked.example, home, asked.part, options.progress, address)
         audits = [] if started else audit_study(asked.definition, [s for *_, s in asked.listed], home, options.progress)
-        tracker = home.tracker()
+        tracker = home.tracker(create=not started)  # one that is gone is not begun anew without a word
         _say(options, check_search(asked.definition, home, started))
         resources = asked.example.resources
         stays.enter_context(ray_cluster(address, dashboard=resources.uses_train))

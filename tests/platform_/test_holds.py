@@ -183,6 +183,17 @@ def test_a_store_that_is_not_there_leaves_no_study(
     assert (tmp_path / "notes.txt").read_text() == "one\ntwo\nthree\n"
 
 
+def test_a_record_that_is_gone_is_not_begun_anew(home: Home, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "prepare_caches", lambda *words: "0")
+    content = {"name": "c4", "regime": "miniature", "preset": str(tiny_data / "tiny.yaml"), "variants": ["delta"]}
+    with home.book("c4", create=True) as book:
+        book.open_trial("delta", "ablation")
+    definition = AblationDefinition.model_validate(content)
+    with pytest.raises(StudyError, match=r"there is no mlflow\.db\), though the books of studies are: put a copy"):
+        study.ablate(definition, home, RunOptions(quiet=True, resume=True))
+    assert not (home.root / "mlflow.db").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_resources_that_are_not_there_leave_no_study(home: Home, tiny_data: Path) -> None:

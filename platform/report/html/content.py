@@ -305,7 +305,7 @@ def _importance(record: StudyRecord, notes: dict[str, list[str]]) -> list[Import
     try:
         with store.errors_in_words():
             return search_importance(store.search(record.name), record.benchmarks)
-    except (ImportanceError, KeyError) as error:
-        reason = str(error) if isinstance(error, ImportanceError) else f"{store.name} holds no search {record.name!r}"
+    except (ImportanceError, StorageError, KeyError) as error:
+        reason = f"{store.name} holds no search {record.name!r}" if isinstance(error, KeyError) else str(error)
         said.append(f"No importances: {reason}.")
     return []
