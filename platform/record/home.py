@@ -147,9 +147,12 @@ class Home:
             trial: its key, ``t0007``.
             written: where it was written; None for a trial that has none.
         """
-        _, found, below = (written or "").rpartition(f"/{study}/trials/{trial}/")
+        if not written:
+            return written
+        there = Place.at(written)
+        _, found, below = there.path.rpartition(f"/{study}/trials/{trial}/")
         here = self.trials(study) / trial / below
-        return str(here) if found and str(here) != written and here.exists() else written
+        return str(here) if found and here != there and here.exists() else written
 
     def has_book(self, study: str) -> bool:
         """Whether a study of this name was started here."""

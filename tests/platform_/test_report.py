@@ -641,12 +641,12 @@ def test_search_in_a_browser(record: Record, browser: Chrome, tmp_path: Path) ->
 def test_a_damaged_journal_costs_the_page_its_importances_and_no_more(record: Record) -> None:
     scores = {name: SCORES[name] for name in ("baseline", "random_init")}
     definition = {"sampler": "tpe", "trials": 2, "objectives": {"delta": {"low": 0.1, "high": 1.0}}}
-    home = record("search", scores, definition=definition, kind="sweep")
-    store = SearchStore.of(home, "search")
-    optuna.create_study(study_name="search", storage=store.open(), directions=["maximize"] * 3)
-    journal = home.folder("search") / "optuna.journal"
+    home = record("torn", scores, definition=definition, kind="sweep")
+    store = SearchStore.of(home, "torn")
+    optuna.create_study(study_name="torn", storage=store.open(), directions=["maximize"] * 3)
+    journal = home.folder("torn") / "optuna.journal"
     journal.write_bytes(b"{}\n" + journal.read_bytes())
-    assert "is damaged in line 1" in gather(StudyRecord.open(home, "search")).notes["importance"][0]
+    assert "is damaged in line 1" in gather(StudyRecord.open(home, "torn")).notes["importance"][0]
 
 
 def test_templates_lie_beside_the_module() -> None:
