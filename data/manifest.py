@@ -110,6 +110,13 @@ class Manifest:
         for column in _COLUMNS:
             getattr(self, column).setflags(write=False)
 
+    def shared(self, other: Manifest) -> list[str]:
+        """Paths of this one's clips that are also the other's: the same file, or one of the same content (sha256)."""
+        files = {os.path.realpath(other.root / str(path)) for path in other.path}
+        digests = set(map(str, other.sha256)) - {""}
+        pairs = zip(map(str, self.path), map(str, self.sha256), strict=True)
+        return [path for path, digest in pairs if digest in digests or os.path.realpath(self.root / path) in files]
+
     @classmethod
     def from_rows(
         cls, name: str, split: str, root: Path, classes: Sequence[str], rows: Sequence[Mapping[str, Any]]

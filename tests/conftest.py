@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -22,6 +24,9 @@ from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.trial import TrialSettings, load_regime
 from equipoise.platform.settings.variant import load_variant
 from equipoise.platform.storage import Paths
+
+# Commands that are printed are called by their name where the path leads to them: as it does for most people.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 SIZES = miniature.Sizes(
     frames=8, train_clips=48, test_clips=24, select_clips=24, train_stills=60, test_stills=40, select_stills=40

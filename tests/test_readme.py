@@ -44,7 +44,8 @@ def parse(words: list[str]) -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_exist(line: str, tmp_path: Path) -> None:
-    words = shlex.split(re.sub(r"\w*FOLDER", str(tmp_path), line))[1:]
+    filled = re.sub(r"\w*FOLDER", str(tmp_path), re.sub(r"\bSPACE\b", "quickstart", line))
+    words = shlex.split(filled)[1:]
     parse(words)
 
 

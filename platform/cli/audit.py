@@ -7,23 +7,32 @@ from typing import Any
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, terminal
+from equipoise.platform.cli.options import (
+    Places,
+    emit,
+    home_options,
+    json_option,
+    preset_option,
+    regime_option,
+    terminal,
+)
 
 
 @click.command()
 @click.argument("target", metavar="VARIANT|SPACE|FILE")
 @click.option("--variant", "chosen", help="A variant of the FILE, with the file's preset and regime.")
-@click.option("--preset", help="nano, small, base, or a YAML file; default: nano, or the space's own.")
-@click.option(
-    "--regime", help="miniature, ucf101, mixed, synthetic, or a YAML file; default: miniature, or the space's."
-)
+@preset_option("nano, small, base, or a YAML file; default: nano, or the space's own.")
+@regime_option("miniature, ucf101, mixed, synthetic, or a YAML file; default: miniature, or the space's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a preset key.")
 @click.option("--reading", type=click.Choice(["as_described", "as_published"]), help="Default: as_described.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--strict", is_flag=True, help="Exit with status 1 where an objective is dead.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Heat map of cosines: .png, .pdf or .svg.")
 @home_options
 @json_option
-def audit(target: str, chosen: str | None, places: Places, out: Path | None, as_json: bool, **options: Any) -> None:
+def audit(
+    target: str, chosen: str | None, strict: bool, places: Places, out: Path | None, as_json: bool, **options: Any
+) -> None:
     """Prove on one real batch that every objective of a VARIANT trains something.
 
     A SPACE (quickstart, full, or a YAML file) is audited with all its losses on at once, each at the geometric mean of
@@ -56,10 +65,12 @@ def audit(target: str, chosen: str | None, places: Places, out: Path | None, as_
         heatmap(result, out)
     if as_json:
         emit({**result.to_dict(), "heatmap": None if out is None else str(out)})
-        return
-    show(result, terminal())
-    if out is not None:
-        click.echo(f"Heat map: {out}")
+    else:
+        show(result, terminal())
+        if out is not None:
+            click.echo(f"Heat map: {out}")
+    if strict and result.dead:
+        raise SystemExit(1)
 
 
 def audit_settings(

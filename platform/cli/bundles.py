@@ -17,6 +17,7 @@ from equipoise.platform.cli.options import (
     json_option,
     optuna_storage_option,
     progress_bar,
+    say,
     storage_option,
     terminal,
 )
@@ -55,7 +56,7 @@ def bundle(study: str, out: Path | None, places: Places, as_json: bool) -> None:
         emit({**found.about, "file": str(path), "bytes": size})
         return
     said = ", ".join(f"{count} {status}" for status, count in found.about["trials"].items())
-    click.echo(f"{path}: {len(found.rows)} trials ({said}), {size / 1e6:.2f} MB")
+    say(f"{path}: {len(found.rows)} trials ({said}), {size / 1e6:.2f} MB")
 
 
 @click.command()
@@ -77,10 +78,10 @@ def unbundle(bundle_: str, places: Places, as_json: bool) -> None:
     if as_json:
         emit({"study": found.study, "finished": found.finished, "open": found.open, "resume": found.resume})
         return
-    click.echo(f"Study {found.study}: {found.finished} trials are finished, {found.open} are not.")
-    click.echo(f"Show it:    equipoise front {found.study}{where}")
+    say(f"Study {found.study}: {found.finished} trials are finished, {found.open} are not.")
+    say(f"Show it:    equipoise front {found.study}{where}")
     if found.resume is not None:
-        click.echo(f"Go on here: equipoise {found.resume}{where}")
+        say(f"Go on here: equipoise {found.resume}{where}")
 
 
 @click.command()

@@ -14,6 +14,7 @@ from equipoise.platform.cli.options import (
     gathered,
     home_options,
     json_option,
+    say,
     storage_option,
 )
 from equipoise.platform.cli.running import conclude_confirmed, run
@@ -60,7 +61,7 @@ def confirm(
     from equipoise.platform.study.confirm import confirm as start
 
     if not asked.resume:
-        click.echo(forecast(places.study(study).select(asked.tolerance), top or TOP, seeds or SEEDS, effect), err=True)
+        say(forecast(places.study(study).select(asked.tolerance), top or TOP, seeds or SEEDS, effect), err=True)
 
     def runner(home: Home, options: RunOptions) -> Outcome:
         return start(

@@ -275,7 +275,8 @@ def data_manifest(
 ) -> None:
     """Describe your own files: NAME and SPLIT as regimes name them, e.g. ssv2 train.
 
-    A split takes the classes of the data set's train split, where there is one, so that labels agree.
+    A split takes the classes of the data set's train split, where there is one, so that labels agree. Files that
+    another split holds too, by path or by content, are counted and named: they would be tested on what was trained on.
     """
     from equipoise.data.listing import manifest_of_list, read_list
     from equipoise.data.manifest import Manifest
@@ -291,6 +292,7 @@ def data_manifest(
     items = read_list(listing)
     train = folder / "train.parquet"
     classes = Manifest.read(train).classes if split != "train" and train.is_file() else None
+    others = [Manifest.read(path) for path in sorted(folder.glob("*.parquet")) if path.stem != split]
     with progress_bar("Reading") as progress:
         manifest, report = manifest_of_list(
             name, split, root.resolve(), items, classes=classes, workers=workers, progress=progress
@@ -299,13 +301,17 @@ def data_manifest(
     report.write(folder / f"{split}.report.json")
     report.check(budget)
     manifest.write(folder / f"{split}.parquet")
+    shared = {other.split: both for other in others if (both := manifest.shared(other))}
     found = {"manifest": str(folder / f"{split}.parquet"), "items": len(manifest), "classes": len(manifest.classes)}
-    found |= {"unreadable": len(report.failures), "hash": manifest.hash}
+    found |= {"unreadable": len(report.failures), "hash": manifest.hash, "shared": shared}
     if as_json:
         emit(found)
     else:
         click.echo(f"{len(manifest)} items, {len(manifest.classes)} classes, {len(report.failures)} unreadable")
         click.echo(f"in {found['manifest']}")
+        for other, both in shared.items():
+            what = f"{len(both):,} of {len(manifest):,} are in {name}/{other} too: not to be told from learnt by heart"
+            click.secho(f"{what}: {', '.join(both[:NAMED])}" + (", ..." if len(both) > NAMED else ""), fg="yellow")
 
 
 def build_miniature(

@@ -17,10 +17,11 @@ from equipoise.platform.cli.data import data
 from equipoise.platform.cli.effects import effects
 from equipoise.platform.cli.explain import explain
 from equipoise.platform.cli.kept import studies
-from equipoise.platform.cli.plain import speak_plainly
+from equipoise.platform.cli.plain import as_typed, speak_plainly
 from equipoise.platform.cli.pool import pool
 from equipoise.platform.cli.report import report
 from equipoise.platform.cli.results import front, list_, probe, ui
+from equipoise.platform.cli.show import show
 from equipoise.platform.cli.space import space
 from equipoise.platform.cli.studies import ablate, pretrain, quickstart, sweep
 from equipoise.platform.errors import EquipoiseError
@@ -34,7 +35,7 @@ def cli() -> None:
 
 STUDIES = (ablate, bundle, confirm, pretrain, quickstart, replicate, sweep, unbundle)
 RESULTS = (audit, claims, effects, explain, front, pool, probe, report, ui)
-for command in (*STUDIES, *RESULTS, data, list_, space, studies):
+for command in (*STUDIES, *RESULTS, data, list_, show, space, studies):
     cli.add_command(command)
 
 
@@ -61,5 +62,5 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, USER_ERRORS):
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(as_typed(f"Error: {error}"), err=True)
         raise SystemExit(1) from None

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from equipoise.platform.cli.plain import as_typed
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -162,8 +164,8 @@ def study_options(command: F) -> F:
     options = [
         click.option("--name", help="Name of the study; default: the file's."),
         click.option("--resume", is_flag=True, help="Go on with the study of this name."),
-        click.option("--preset", help="nano, small, base, or a YAML file."),
-        click.option("--regime", help="miniature, ucf101, mixed, synthetic, or a YAML file."),
+        preset_option(),
+        regime_option(),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a preset key."),
         click.option("--reading", type=click.Choice(["as_described", "as_published"])),
         click.option("--concurrent", type=click.IntRange(1), help="Trials at once; default: as many as fit."),
@@ -234,6 +236,34 @@ def _constraints(context: click.Context, parameter: click.Parameter, values: tup
     return {"max_loss": found.get("", found)} if found else None
 
 
+def named(folder: str, what: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """See that an option names what ships, or a file: at once, before what takes seconds to load.
+
+    Args:
+        folder: of ``search_spaces/``.
+        what: the word for the error sentence.
+    """
+
+    def check(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+        from equipoise.platform.settings.files import find
+
+        if value is not None:
+            find(folder, value, what)
+        return value
+
+    return check
+
+
+def preset_option(help: str = "nano, small, base, or a YAML file.") -> Callable[[F], F]:
+    """``--preset``."""
+    return click.option("--preset", callback=named("presets", "preset"), help=help)
+
+
+def regime_option(help: str = "miniature, ucf101, mixed, synthetic, or a YAML file.") -> Callable[[F], F]:
+    """``--regime``."""
+    return click.option("--regime", callback=named("regimes", "regime"), help=help)
+
+
 def json_option(command: F) -> F:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
@@ -247,8 +277,18 @@ def emit(content: Any) -> None:
 def terminal(*, stderr: bool = False) -> Console:
     """The console of every command: what it prints is shown as it is written, names with brackets and colons too."""
     from rich.console import Console
+    from rich.text import Text
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    class Terminal(Console):
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str(as_typed(text), **how)
+
+    return Terminal(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print a line, in which commands can be copied as they stand."""
+    click.echo(as_typed(str(text)), err=err)
 
 
 class Bar:

@@ -1,11 +1,17 @@
-"""Output without letters beyond ASCII: nothing that is printed fails for one."""
+"""What is printed works as it stands: its letters in any output, its commands in any shell."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
 import io
+import os
+import re
+import shlex
+import shutil
 import sys
+from functools import cache
+from pathlib import Path
 
 PLAIN = "equipoise.plain"  # name of what encodes marks where the output has no letters for them
 MARKS = {
@@ -41,6 +47,27 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(PLAIN, _plain)
+
+
+@cache
+def program() -> str:
+    """How a shell calls this program: by its name where the path leads to it, else by where it is."""
+    own = Path(sys.executable).parent / "equipoise"
+    if not own.is_file():
+        return f"{shlex.quote(sys.executable)} -m equipoise"
+    found = shutil.which("equipoise")
+    if found is not None and os.path.samefile(found, own):
+        return "equipoise"
+    with contextlib.suppress(ValueError):
+        return shlex.quote(str(own.relative_to(Path.cwd())))
+    return shlex.quote(str(own))
+
+
+def as_typed(text: str) -> str:
+    """A text in which every command of this program can be copied to a shell as it stands."""
+    if "equipoise " not in text:
+        return text
+    return re.sub(r"(?<![\w./-])equipoise(?= [a-z]{2})", lambda _: program(), text)
 
 
 def speak_plainly() -> None:

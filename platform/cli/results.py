@@ -174,19 +174,19 @@ def _only_regime(path: Path, published: bool) -> str:
 
 
 @click.command("list")
-@click.argument(
-    "what", type=click.Choice(["objectives", "variants", "presets", "regimes", "spaces", "studies", "references"])
-)
+@click.argument("what", type=click.Choice(LISTED))
 @json_option
 def list_(what: str, as_json: bool) -> None:
     """List what ships: objectives, variants, presets, regimes, search spaces, studies, finished studies."""
-    from equipoise.models.objectives import list_objectives
     from equipoise.platform.settings.files import load_yaml, shipped
-    from equipoise.platform.settings.variant import variants
 
     if what == "objectives":
+        from equipoise.models.objectives import list_objectives
+
         found = {r.name: r.description for r in list_objectives()}
     elif what == "variants":
+        from equipoise.platform.settings.variant import variants
+
         found = {name: v.description for name, v in variants().items()}
     elif what == "references":
         from equipoise.platform.record.bundle import about
@@ -220,13 +220,14 @@ def ui(study: str | None, port: int, places: Places) -> None:
         _must_be_free(port)
     server = uri.rstrip("/") if on_server else f"http://127.0.0.1:{port}"
     for what, address in _pages(places.study(study)):
-        click.echo(f"{what}: {server}{address}", err=True)
+        click.echo(f"{what}: {server}{address}")
     if on_server:
         return
-    click.echo(f"MLflow's UI: {server}  (Ctrl-C ends it)", err=True)
+    click.echo(f"MLflow's UI: {server}  (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its background jobs serve nothing here
     # In place of this process: signals then reach the server itself, and ending it leaves nothing behind.
+    sys.stdout.flush()
     os.execv(sys.executable, [*command, "--port", str(port), "--workers", "1"])
 
 

@@ -6,9 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from equipoise.platform.cli.options import Places, StudyOptions, emit, progress_bar, terminal
+from equipoise.platform.cli.options import Places, StudyOptions, emit, progress_bar, say, terminal
 from equipoise.platform.errors import EquipoiseError
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ def say_lacking(definition: StudyBase) -> None:
     """Before anything is spent: what the result will not be able to say."""
     lacking = definition.lacking()
     if lacking is not None:
-        click.echo(lacking, err=True)
+        say(lacking, err=True)
 
 
 def run(
@@ -56,14 +54,14 @@ def run(
         where += f" --storage {shlex.quote(str(home.place))}" if home.storage else ""
         # Its URL may hold a password, so it is not repeated.
         where += " and the same --optuna-storage" if home.optuna_storage else ""
-        click.echo(
+        say(
             f"Stopped: {done} of {outcome.planned} trials are finished and kept. "
             f"Go on with: equipoise {again} --name {name or outcome.name} --resume {where}",
             err=True,
         )
         raise SystemExit(130)
     if outcome.note is not None:
-        click.echo(outcome.note, err=True)
+        say(outcome.note, err=True)
     return outcome
 
 
@@ -75,7 +73,7 @@ def say_failures(outcome: Outcome) -> None:
     """
     failed = [r for r in outcome.rows if r.status == "failed"]
     for row in failed:
-        click.echo(f"{row.key} {row.name} failed: {row.error}", err=True)
+        say(f"{row.key} {row.name} failed: {row.error}", err=True)
     if len(failed) == len(outcome.rows):
         raise EquipoiseError(f"every trial of study {outcome.name!r} failed; the first: {failed[0].error}")
 
@@ -126,7 +124,7 @@ def conclude(
         found = conclude_study(record, None, asked.tolerance, keep=True)
     except SelectionError as error:
         # The trials are done and kept: what is missing to select from them is a sentence, not a failure.
-        click.echo(f"No selection: {error}", err=True)
+        say(f"No selection: {error}", err=True)
         if not as_json:
             show_accuracies(record.table, terminal())
     else:
@@ -155,4 +153,4 @@ def conclude(
     if as_json:
         emit(content)
     where = f"{outcome.name} {places.record}"
-    click.echo(f"One page about it: equipoise report {where}\nIn MLflow: equipoise ui {where}", err=as_json)
+    say(f"One page about it: equipoise report {where}\nIn MLflow: equipoise ui {where}", err=as_json)

@@ -17,7 +17,9 @@ from equipoise.platform.cli.options import (
     home_options,
     json_option,
     max_loss_option,
+    named,
     optuna_storage_option,
+    say,
     study_options,
 )
 from equipoise.platform.cli.running import conclude, run, say_lacking
@@ -25,7 +27,7 @@ from equipoise.platform.errors import EquipoiseError
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", callback=named("spaces", "search space"))
 @click.option("--trials", type=click.IntRange(1), help="Trials of the search, controls not counted.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the search.")
 @click.option("--sampler", type=click.Choice(["tpe", "nsga2", "nsga3", "gp", "botorch", "random", "qmc"]))
@@ -60,17 +62,18 @@ def sweep(space: str, confirm: bool, places: Places, asked: StudyOptions, as_jso
     confirmed = None
     asks = confirmation_after(definition, places.open(), asked.tolerance)
     if asks is not None:
-        click.echo(asks.forecast, err=True)
+        say(asks.forecast, err=True)
         # After an interrupt of either, the same command goes on with what is left.
         confirmed = run(asks.run, places, asked, again, name=outcome.name)
     conclude(outcome, places, asked, False, as_json, confirmed)
 
 
 @click.command()
-@click.argument("definition", required=False)
+@click.argument("definition", required=False, callback=named("studies", "study"))
 @design_options
 @click.option("--variant", "variants", multiple=True, help="Replace the variants; may be given more than once.")
-@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Replace the seeds.")
+@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Replace the seeds; once for each.")
+@click.option("--seeds", "how_many", type=click.IntRange(1), help="Replace the seeds by so many: 0, 1, 2, ...")
 @study_options
 @home_options
 @json_option
@@ -79,6 +82,7 @@ def ablate(
     design: DesignOptions,
     variants: tuple[str, ...],
     seeds: tuple[int, ...],
+    how_many: int | None,
     places: Places,
     asked: StudyOptions,
     as_json: bool,
@@ -90,6 +94,9 @@ def ablate(
     """
     from equipoise.platform.study import run as study
 
+    if seeds and how_many is not None:
+        raise click.UsageError("--seed says which seeds and --seeds how many: give one of them")
+    seeds = seeds or tuple(range(how_many or 0))
     changes = asked.changes(variants=variants, seeds=seeds, **({"control_seeds": seeds} if seeds else {}))
     loaded, again = ablation_of(definition, design, changes)
     say_lacking(loaded)
@@ -145,10 +152,10 @@ def pretrain(target: str, chosen: str | None, seed: int, places: Places, asked: 
     if as_json:
         emit({**outcome.to_dict(), "checkpoint": kept})
     elif kept is None:
-        click.echo("An untrained variant has no checkpoint: score it with equipoise ablate")
+        say("An untrained variant has no checkpoint: score it with equipoise ablate")
     else:
         where = f" --home {shlex.quote(str(places.home))}"
-        click.echo(f"Checkpoint: {kept}\nScore it:   equipoise probe {shlex.quote(kept)}{where}")
+        say(f"Checkpoint: {kept}\nScore it:   equipoise probe {shlex.quote(kept)}{where}")
 
 
 @click.command()

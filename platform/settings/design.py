@@ -39,6 +39,8 @@ class Factor(Variant):
     objective with its weight), or ``{name: mine, objectives: {...}}``.
     """
 
+    short_forms = ({"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1})
+
     name: Name
 
     @model_validator(mode="before")

@@ -41,6 +41,10 @@ def shipped(folder: str) -> dict[str, Path]:
     return {p.stem: p for p in sorted(root.glob("*.yaml"))}
 
 
+OTHERS = {"spaces": ("studies", "a study, of named variants: equipoise ablate {} runs it")}
+OTHERS |= {"studies": ("spaces", "a search space: equipoise sweep {} runs it")}
+
+
 def find(folder: str, name_or_path: str, what: str) -> Path:
     """Path of a shipped YAML by name, or of the person's own by path.
 
@@ -63,6 +67,9 @@ def find(folder: str, name_or_path: str, what: str) -> Path:
         if path.is_file():
             return path
         raise SettingsError(f"{what} file {path} does not exist; shipped: {', '.join(known)}")
+    other, runs = OTHERS.get(folder, (folder, ""))
+    if name_or_path in shipped(other):
+        raise SettingsError(f"{name_or_path!r} is {runs.format(name_or_path)}")
     raise SettingsError(f"unknown {what} {name_or_path!r}; {nearest(name_or_path, known)}")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from equipoise.models.jepa import JepaConfig
 from equipoise.models.schedules import LinearWarmup, weight_at
+from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.base import Settings, parse
-from equipoise.platform.settings.files import apply_override, find, load_yaml
+from equipoise.platform.settings.files import apply_override, beside, find, load_yaml
 from equipoise.platform.settings.names import Name
 
 Pooling = Literal["attentive", "linear"]
@@ -110,6 +112,19 @@ class Preset(Settings):
     checkpoint_every: int = Field(300, ge=1, description="steps between checkpoints")
     log_every: int = Field(50, ge=1, description="steps between logged metrics")
 
+    @classmethod
+    def file_schema(cls) -> dict[str, Any]:
+        """JSON schema of a preset's file: one with a base says only what differs."""
+        schema = cls.model_json_schema()
+        groups = [schema, *schema["$defs"].values()]
+        inherits: dict[str, Any] = {"required": ["base"]}
+        whole = {"required": schema["required"]}
+        for group in groups:
+            group.pop("required", None)
+        base = {"type": "string", "description": "a shipped preset or a file, of which this one says what differs"}
+        schema["properties"] = {"base": base, **schema["properties"]}
+        return {**schema, "anyOf": [inherits, whole]}
+
     @model_validator(mode="after")
     def _fits(self) -> Preset:
         if self.cache_size < self.model.size:
@@ -125,9 +140,34 @@ class Preset(Settings):
 
 
 def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
-    """A preset by name or path, with ``key.sub=value`` overrides applied before the check."""
-    path = find("presets", name_or_path, "preset")
-    data = load_yaml(path)
+    """A preset by name or path, with what it inherits and ``key.sub=value`` overrides applied before the check.
+
+    A file that names another preset as its ``base`` says only what differs: groups are joined key by key.
+
+    Raises:
+        SettingsError: it, or one that it is based on, does not exist or is no preset; or they are based on each other.
+    """
+    data = _inherited(find("presets", name_or_path, "preset"), ())
     for item in overrides:
         apply_override(data, item)
     return parse(Preset, data, f"preset {name_or_path}" + (f" with {list(overrides)}" if overrides else ""))
+
+
+def _inherited(path: Path, heirs: tuple[Path, ...]) -> Any:
+    """The content of a preset's file, joined with that of its bases."""
+    path = path.resolve()
+    if path in heirs:
+        raise SettingsError(f"preset {path} is based on itself: {' <- '.join(map(str, (*heirs, path)))}")
+    data = load_yaml(path)
+    if not isinstance(data, dict) or "base" not in data:
+        return data
+    base = data.pop("base")
+    if not isinstance(base, str):
+        raise SettingsError(f"preset {path}: base is {base!r}; expected the name or the file of a preset")
+    return _joined(_inherited(find("presets", beside(path, base), "preset"), (*heirs, path)), data)
+
+
+def _joined(base: Any, own: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(own, dict):
+        return own
+    return base | {key: _joined(base.get(key), value) for key, value in own.items()}

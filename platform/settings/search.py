@@ -40,6 +40,8 @@ class Budget(Settings):
         unit: of what.
     """
 
+    short_forms = ({"type": "string", "pattern": FORM.pattern},)
+
     hours: float = Field(gt=0, allow_inf_nan=False)
     unit: Literal["cpu", "gpu"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,7 +147,7 @@ class SweepDefinition(SearchSpace, StudyBase):
     budget: Budget | None = None
     confirm: ConfirmSetting | None = None
 
-    @field_validator("start", mode="before")
+    @field_validator("start", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -324,6 +325,7 @@ def _load(model: type[S], folder: str, name_or_path: str, what: str, changes: Ma
     data = load_yaml(path)
     if not isinstance(data, dict):
         raise SettingsError(f"{what} {path} holds {type(data).__name__}; expected a mapping of settings")
+    _check_kind(model, data, name_or_path)
     data |= {key: beside(path, data[key]) for key in ("preset", "regime") if key in data}
     given = {k: v for k, v in changes.items() if v is not None and v != ()}
     if "set" in given:
@@ -331,6 +333,22 @@ def _load(model: type[S], folder: str, name_or_path: str, what: str, changes: Ma
     if "resources" in given:
         given["resources"] = {**data.get("resources", {}), **given["resources"]}
     return parse(model, {**data, **given}, f"{what} {name_or_path}")
+
+
+def _check_kind(model: type[StudyBase], data: Mapping[str, Any], file: str) -> None:
+    """Refuse a file of the other kind by what it is, not by each key that it has or lacks.
+
+    Raises:
+        SettingsError: with the command that runs it.
+    """
+    searches = "objectives" in data
+    lists = next((key for key in ("variants", "custom", "design") if key in data), None)
+    if model is SweepDefinition and not searches and lists is not None:
+        raise SettingsError(
+            f"{file} has {lists} and no objectives to search: equipoise ablate {shlex.quote(file)} runs it"
+        )
+    if model is AblationDefinition and searches and lists is None:
+        raise SettingsError(f"{file} is a search space, of objectives: equipoise sweep {shlex.quote(file)} runs it")
 
 
 def space_settings(definition: SweepDefinition, seed: int | None = None) -> TrialSettings:

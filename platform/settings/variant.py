@@ -65,6 +65,8 @@ class ObjectiveSetting(Settings):
     For the two mask policies the weight is the share of clips whose masks follow the policy, at most 1.
     """
 
+    short_forms = ({"type": "number", "minimum": 0},)
+
     weight: float = Field(ge=0, allow_inf_nan=False)
     schedule: Literal["constant", "linear_warmup", "cosine_decay"] = "constant"
     params: dict[str, Any] = Field(default_factory=dict)

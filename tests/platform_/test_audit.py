@@ -255,3 +255,7 @@ def test_command(miniature_home: Path, tiny_overrides: tuple[str, ...], tmp_path
     shown = CliRunner().invoke(audit_command, [*arguments, "--reading", "as_published"], catch_exceptions=False)
     assert "detached" in shown.stdout
     assert "3 of 4 objectives reach what they move, 1 dead" in shown.stdout
+    assert shown.exit_code == 0
+    strict = CliRunner().invoke(audit_command, [*arguments, "--reading", "as_published", "--strict"])
+    assert (strict.exit_code, strict.stdout) == (1, shown.stdout)
+    assert CliRunner().invoke(audit_command, [*arguments, "--strict"]).exit_code == 0

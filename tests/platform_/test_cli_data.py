@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from equipoise.data.manifest import Manifest
 from equipoise.platform.record.home import Home
@@ -106,6 +107,24 @@ def test_mistakes_get_one_sentence(call: Call, words: tuple[str, ...], sentence:
     assert out == ""
     assert sentence in " ".join(err.split())
     assert sum(line.startswith("Error") for line in err.splitlines()) == 1
+
+
+def test_what_a_split_shares_with_another_is_counted_and_named(call: Call, tmp_path: Path) -> None:
+    for name, shade in (("a", 10), ("b", 90), ("c", 170)):
+        Image.new("RGB", (16, 16), (shade, 0, 0)).save(tmp_path / f"{name}.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "b.png").read_bytes())
+    for split, files in (("train", "ab"), ("test", ("a", "copy", "c"))):
+        rows = "".join(f"{file}.png,one\n" for file in files)
+        (tmp_path / f"{split}.csv").write_text(f"path,label\n{rows}")
+    words = ("--root", tmp_path, "--workers", 1)
+    code, out, err = call("manifest", "own", "train", "--list", "train.csv", *words)
+    assert code == 0, err
+    assert " too" not in out
+    code, out, _ = call("manifest", "own", "test", "--list", "test.csv", *words)
+    assert code == 0
+    assert "2 of 3 are in own/train too: not to be told from learnt by heart: a.png, copy.png" in out
+    found = json.loads(call("manifest", "own", "test", "--list", "test.csv", *words, "--json")[1])
+    assert found["shared"] == {"train": ["a.png", "copy.png"]}
 
 
 def test_build_synthetic_and_check_it(call: Call, tmp_path: Path) -> None:
