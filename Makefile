@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test long browser quick lint clean
+.PHONY: install quickstart test long mutants browser quick lint clean
 
 install: $(STAMP)
 
@@ -30,6 +30,11 @@ test: install lint browser
 # Faults and growth of clusters that take minutes each.
 long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+# Whether the tests notice single changes of the code: an hour (bench/mutants.md).
+mutants: install
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group mutants
+	$(BIN)/python bench/mutants.py run
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow and not cluster"
