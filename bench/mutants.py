@@ -33,7 +33,7 @@ PLATFORM = "tests/platform_"
 OBJECTIVES = [f"{MODELS}/test_objectives_{name}.py" for name in ("formulas", "contract", "recorded")]
 STATISTICS = [f"{PLATFORM}/test_{n}.py" for n in ("uncertainty", "selection", "verdicts", "effects", "results")]
 BOOKS = [f"{PLATFORM}/test_{name}.py" for name in ("ledger", "holds", "damaged_books", "home")]
-# What is changed, and the tests that should notice: those that mirror it. Wider ones are left out, as they take minutes.
+# What is changed, and the tests that should notice: those that mirror it. Wider ones take minutes, and are left out.
 TESTED = {
     "models/objectives": OBJECTIVES,
     "models/losses.py": [f"{MODELS}/test_losses.py"],
@@ -52,7 +52,7 @@ TESTED = {
     "data/parts.py": ["tests/data/test_parts.py"],
     "data/listing.py": ["tests/data/test_listing.py"],
 }
-# Changes that are none: in annotations, which nothing reads, and between comparisons that are the same for None and bool.
+# Changes that are none: in annotations, which nothing reads, and of comparisons that are the same for None and bool.
 SAME = ("_BitOr_", "_Is_Eq", "_Eq_Is", "_IsNot_NotEq", "_NotEq_IsNot")
 SECONDS = 300.0  # of the tests of one mutant; one that makes them take longer is noticed
 
