@@ -1,7 +1,23 @@
-"""The 18 auxiliary objectives of the design: 16 loss terms and 2 mask policies."""
+"""The auxiliary objectives of the design, loss terms and mask policies, and what is registered beside them."""
 
 from equipoise.models.objectives.base import Objective
 from equipoise.models.objectives.latents import Latents
-from equipoise.models.objectives.registry import ObjectiveRecord, create, list_objectives
+from equipoise.models.objectives.registry import (
+    RECORDS,
+    ObjectiveRecord,
+    create,
+    list_objectives,
+    published_objectives,
+    register,
+)
 
-__all__ = ["Latents", "Objective", "ObjectiveRecord", "create", "list_objectives"]
+__all__ = [
+    "RECORDS",
+    "Latents",
+    "Objective",
+    "ObjectiveRecord",
+    "create",
+    "list_objectives",
+    "published_objectives",
+    "register",
+]

@@ -1,13 +1,15 @@
-"""The 18 objectives as immutable records."""
+"""Every objective as an immutable record: the published ones, and those that are brought along."""
 
 from __future__ import annotations
 
 import inspect
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 from equipoise.models.errors import ModelError
 from equipoise.models.masking import FuturePredictive, MotionGuided
@@ -33,9 +35,10 @@ class ObjectiveRecord:
     """One objective.
 
     Attributes:
-        name: how settings call it.
+        name: how settings call it: small letters, digits and ``_``.
         description: one line.
-        published_weight: weight in the published variants, the usual one of several; 1 for mask policies.
+        published_weight: weight in the published variants, the usual one of several; 1 for mask policies. Of an
+            objective that was not published, the weight around which a search should look.
         needs: what it reads besides the student: ``teacher`` features, ``predictor`` output, the ``clip``, a ``head``.
         moves: what its gradient must reach (kinematic terms: with ``on`` "student").
         source: where its definition comes from.
@@ -61,7 +64,7 @@ class ObjectiveRecord:
 
 _PAPER = "Factorized Latent Dynamics for Video JEPA, arXiv 2605.17165"
 
-_RECORDS = (
+_PUBLISHED = (
     ObjectiveRecord(
         "hard_region", "prediction loss that counts badly predicted tokens more", 0.3,
         ("teacher", "predictor"), ("encoder", "predictor"), _PAPER, HardRegion,
@@ -135,12 +138,55 @@ _RECORDS = (
         (), (), _PAPER, FuturePredictive, "mask",
     ),
 )  # fmt: skip
-_BY_NAME = MappingProxyType({r.name: r for r in _RECORDS})
+_known: dict[str, ObjectiveRecord] = {r.name: r for r in _PUBLISHED}
+RECORDS: Mapping[str, ObjectiveRecord] = MappingProxyType(_known)
+"""Every objective that is known, by name: those of the design's table first. What is registered later appears in it."""
+
+
+def published_objectives() -> tuple[ObjectiveRecord, ...]:
+    """The records of the published objectives, in the order of the design's table."""
+    return _PUBLISHED
 
 
 def list_objectives() -> tuple[ObjectiveRecord, ...]:
-    """The 18 records, in the order of the design's table."""
-    return _RECORDS
+    """Every record that is known: the published ones, then those that were registered."""
+    return tuple(_known.values())
+
+
+def register(record: ObjectiveRecord) -> ObjectiveRecord:
+    """Make an objective known, in the place of one that was registered under its name before.
+
+    Args:
+        record: of a loss; its factory takes the channels first and gives an :class:`Objective`.
+
+    Returns:
+        The record.
+
+    Raises:
+        ModelError: for a name that is none or is a published objective's, a kind or a part that does not exist, or a
+            factory that does not take channels.
+    """
+    name = record.name
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+        raise ModelError(f"an objective is called {name!r}; expected small letters, digits and _, a letter first")
+    if any(name == r.name for r in _PUBLISHED):
+        raise ModelError(f"{name} is an objective that ships: give yours another name")
+    if record.kind != "loss":
+        raise ModelError(f"{name} is of kind {record.kind!r}; only objectives of kind 'loss' can be registered")
+    for what, given, known in (("needs", record.needs, get_args(Need)), ("moves", record.moves, get_args(Part))):
+        unknown = [one for one in given if one not in known]
+        if unknown:
+            raise ModelError(f"{name} {what} {unknown[0]!r}; {_nearest(unknown[0], known)}")
+    if not record.moves:
+        raise ModelError(f"{name} moves nothing: say what its gradient reaches, e.g. moves=('encoder',)")
+    weight = record.published_weight
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise ModelError(f"{name} has the weight {weight!r}; expected a number above 0")
+    first = next(iter(inspect.signature(record.factory).parameters.values()), None)
+    if first is None or first.default is not first.empty:
+        raise ModelError(f"the factory of {name} takes no channels; its first argument is the width of the features")
+    _known[name] = record
+    return record
 
 
 @overload
@@ -165,9 +211,9 @@ def create(name: str, channels: int | None = None, **params: Any) -> Any:
     Raises:
         ValueError: for an unknown name or parameter, naming the nearest; for a bad value; without ``channels``.
     """
-    record = _BY_NAME.get(name)
+    record = _known.get(name)
     if record is None:
-        raise ModelError(f"unknown objective {name!r}; {_nearest(name, _BY_NAME)}")
+        raise ModelError(f"unknown objective {name!r}; {_nearest(name, _known)}")
     for key in params:
         if key not in record.params:
             raise ModelError(f"unknown parameter {key!r} of {name}; {_nearest(key, record.params)}")

@@ -12,6 +12,7 @@ from equipoise.platform.cli.options import (
     emit,
     home_options,
     json_option,
+    plugin_option,
     preset_option,
     regime_option,
     terminal,
@@ -25,6 +26,7 @@ from equipoise.platform.cli.options import (
 @regime_option("miniature, ucf101, mixed, synthetic, or a YAML file; default: miniature, or the space's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a preset key.")
 @click.option("--reading", type=click.Choice(["as_described", "as_published"]), help="Default: as_described.")
+@plugin_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Exit with status 1 where an objective is dead.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Heat map of cosines: .png, .pdf or .svg.")
@@ -81,6 +83,7 @@ def audit_settings(
     overrides: tuple[str, ...] = (),
     reading: str | None = None,
     seed: int = 0,
+    plugins: tuple[str, ...] = (),
 ) -> Any:
     """Settings of the trial that stands for a variant, a search space, or the variant ``chosen`` of a file.
 
@@ -96,7 +99,7 @@ def audit_settings(
     from equipoise.platform.settings.variant import variants
 
     known, spaces = variants(), shipped("spaces")
-    changes = {"preset": preset, "regime": regime, "set": overrides, "reading": reading}
+    changes = {"preset": preset, "regime": regime, "set": overrides, "reading": reading, "plugins": plugins}
     if chosen is not None:
         definition, variant = variant_in(target, chosen, changes)
         return definition.trial(chosen, variant, seed, *definition.load())

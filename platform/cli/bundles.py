@@ -61,11 +61,12 @@ def bundle(study: str, out: Path | None, places: Places, as_json: bool) -> None:
 
 @click.command()
 @click.argument("bundle_", metavar="FILE|NAME")
+@click.option("--trust-plugins", is_flag=True, help="Run objectives of others that it carries: read them first.")
 @optuna_storage_option
 @storage_option
 @home_options
 @json_option
-def unbundle(bundle_: str, places: Places, as_json: bool) -> None:
+def unbundle(bundle_: str, trust_plugins: bool, places: Places, as_json: bool) -> None:
     """Make a bundle, a FILE or a reference, a study of this home, as it was; what did not end there goes on here."""
     from equipoise.platform.record.bundle import Bundle
     from equipoise.platform.study import bundling
@@ -73,7 +74,7 @@ def unbundle(bundle_: str, places: Places, as_json: bool) -> None:
     home = places.open()
     kept = Bundle.read(bundling.bundle_at(bundle_))
     with progress_bar("Unbundling") as progress:
-        found = bundling.unbundle(kept, home, progress)
+        found = bundling.unbundle(kept, home, progress, trust_plugins=trust_plugins)
     where = f" --home {shlex.quote(str(places.home))}"
     if as_json:
         emit({"study": found.study, "finished": found.finished, "open": found.open, "resume": found.resume})

@@ -92,6 +92,7 @@ class StudyOptions:
         gpus_per_worker: GPUs of each.
         placement: of the workers on nodes.
         parallel: how several workers share the model.
+        plugins: files that register objectives of one's own.
     """
 
     name: str | None = None
@@ -108,6 +109,7 @@ class StudyOptions:
     gpus_per_worker: float | None = None
     placement: str | None = None
     parallel: str | None = None
+    plugins: tuple[str, ...] = ()
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -118,7 +120,8 @@ class StudyOptions:
     def changes(self, **more: Any) -> dict[str, Any]:
         """What they and ``more`` change of a definition."""
         found = {k: getattr(self, k) for k in ("name", "preset", "regime", "reading", "concurrent")}
-        return {**found, **more, "set": self.overrides, "resources": self.resources or None}
+        shared = {"set": self.overrides, "plugins": self.plugins, "resources": self.resources or None}
+        return {**found, **more, **shared}
 
 
 def gathered(record: type[Any], word: str) -> Callable[[F], F]:
@@ -177,10 +180,22 @@ def study_options(command: F) -> F:
         click.option("--placement", type=click.Choice(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])),
         click.option("--parallel", type=click.Choice(["ddp", "fsdp"]), help="How several workers share the model."),
     ]
-    command = gathered(StudyOptions, "asked")(command)
+    command = plugin_option(gathered(StudyOptions, "asked")(command))
     for option in reversed(options):
         command = option(command)
     return storage_option(command)
+
+
+def plugin_option(command: F) -> F:
+    """``--plugin``: absolute paths, as a study may be gone on with from elsewhere."""
+    return click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        metavar="FILE",
+        callback=lambda _, __, files: tuple(str(Path(file).resolve()) for file in files),
+        help="A Python file that registers objectives of your own (equipoise new); may be given more than once.",
+    )(command)
 
 
 def storage_option(command: F) -> F:

@@ -17,6 +17,7 @@ from equipoise.platform.cli.options import (
     emit,
     home_options,
     json_option,
+    plugin_option,
     progress_bar,
     reference_option,
     terminal,
@@ -175,15 +176,21 @@ def _only_regime(path: Path, published: bool) -> str:
 
 @click.command("list")
 @click.argument("what", type=click.Choice(LISTED))
+@plugin_option
 @json_option
-def list_(what: str, as_json: bool) -> None:
-    """List what ships: objectives, variants, presets, regimes, search spaces, studies, finished studies."""
+def list_(what: str, plugins: tuple[str, ...], as_json: bool) -> None:
+    """List what there is: objectives, those of plug-ins too; and the variants, presets and so on that ship."""
     from equipoise.platform.settings.files import load_yaml, shipped
 
+    if plugins and what != "objectives":
+        raise click.UsageError(f"--plugin brings objectives, not {what}")
     if what == "objectives":
-        from equipoise.models.objectives import list_objectives
+        from equipoise.platform.settings.plugins import plugin_of
+        from equipoise.platform.settings.variant import described
 
-        found = {r.name: r.description for r in list_objectives()}
+        for file in plugins:
+            plugin_of(file)
+        found = described()
     elif what == "variants":
         from equipoise.platform.settings.variant import variants
 

@@ -25,6 +25,8 @@ from equipoise.platform.cli.options import (
 from equipoise.platform.cli.running import conclude, run, say_lacking
 from equipoise.platform.errors import EquipoiseError
 
+CHANGED = ("preset", "regime", "set", "reading", "plugins")  # of a file, by the options of one training
+
 
 @click.command()
 @click.argument("space", callback=named("spaces", "search space"))
@@ -126,13 +128,14 @@ def pretrain(target: str, chosen: str | None, seed: int, places: Places, asked: 
         "preset": asked.preset or "nano",
         "set": asked.overrides,
         "reading": asked.reading or "as_described",
+        "plugins": asked.plugins,
         "variants": [variant],
     }
     if chosen is not None:
         again += f" --variant {shlex.quote(chosen)}"
-        changes = {"preset": asked.preset, "regime": asked.regime, "set": asked.overrides, "reading": asked.reading}
+        changes = {key: value for key, value in asked.changes().items() if key in CHANGED}
         found, mix = variant_in(target, chosen, changes)
-        content = {"regime": found.regime, "preset": found.preset, "set": found.set, "reading": found.reading}
+        content = {key: getattr(found, key) for key in CHANGED}
         content |= {"variants": [chosen]} if chosen in variants() else {"custom": {chosen: mix}}
     content |= {
         "name": asked.name or f"pretrain-{variant}-s{seed}",

@@ -88,6 +88,14 @@ class Bundle:
         """Name of the study."""
         return str(self.about["study"])
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Plug-ins whose text it carries, which runs as soon as its settings are read."""
+        asked = [json.loads(row.settings) for row in self.rows if row.settings]
+        asked.append(self.facts.get("definition") or {})
+        brought = [one for content in asked for one in content.get("plugins", ()) if one.get("source")]
+        return tuple(sorted({f"{one['name']} (sha256 {one['sha256'][:12]})" for one in brought}))
+
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         buffer = io.BytesIO()

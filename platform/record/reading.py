@@ -19,6 +19,7 @@ from equipoise.platform.record.runs import Runs
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.parts import EARLIER, Part, metric_of
+from equipoise.platform.settings.plugins import use
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.settings.variant import BASELINE, CONTROLS, RECORDS
 from equipoise.platform.stats.collapse import Health, collapsed, describe, mean_health, share_of
@@ -93,6 +94,7 @@ class StudyRecord:
             TrackingError: if the record does not hold it.
         """
         found: dict[str, Any] = self.artifact(DEFINITION, f"the definition of study {self.name!r}")
+        use(found.get("plugins", ()))
         return found
 
     @functools.cached_property
@@ -199,7 +201,7 @@ class StudyRecord:
     def weights(self) -> dict[str, dict[str, float]]:
         """Weights of every variant: its objectives that are on."""
         return {
-            run.data.tags["variant"]: {k: float(run.data.params[k]) for k in RECORDS if float(run.data.params[k])}
+            run.data.tags["variant"]: {k: w for k in RECORDS if (w := float(run.data.params.get(k, 0)))}
             for run in self.trials
         }
 

@@ -144,6 +144,7 @@ class Tracker:
                 "manifest_hash": manifest_hash,
                 "git_commit": git_commit(),
                 "status": "ready",
+                **({"plugins": ", ".join(map(str, settings.plugins))} if settings.plugins else {}),
             },
         )
         on = settings.variant.objectives

@@ -21,7 +21,7 @@ from equipoise.platform.errors import nearest
 from equipoise.platform.settings.axes import DOT, SCHEDULE, Axis, Choice, Range, Span
 from equipoise.platform.settings.base import Settings
 from equipoise.platform.settings.names import Name
-from equipoise.platform.settings.variant import RECORDS, ObjectiveSetting, Variant
+from equipoise.platform.settings.variant import RECORDS, ObjectiveSetting, Variant, unknown_objective
 
 # What these come to where they are not given depends on the reading and on the other objectives of the mix.
 DEPENDENT = frozenset({"split", "levels", "weighting", "subspace", "on", "per_token"})
@@ -72,7 +72,7 @@ class SearchSpace(Settings):
     def _known_objectives(self) -> SearchSpace:
         for name, r in self.objectives.items():
             if name not in RECORDS:
-                raise ValueError(f"unknown objective {name!r} in the search space; {nearest(name, RECORDS)}")
+                raise ValueError(unknown_objective(name))
             for key in r.params:
                 if key not in RECORDS[name].params:
                     raise ValueError(f"unknown parameter {key!r} of {name}; {nearest(key, RECORDS[name].params)}")

@@ -15,6 +15,7 @@ from equipoise.platform.settings.design import Design
 from equipoise.platform.settings.files import beside, find, load_yaml, shipped
 from equipoise.platform.settings.names import Name, check_names
 from equipoise.platform.settings.plan import Plan, plan
+from equipoise.platform.settings.plugins import Plugin, plugin_of, use
 from equipoise.platform.settings.preset import Preset, load_preset
 from equipoise.platform.settings.search import (
     STARTUP,
@@ -52,6 +53,7 @@ class StudyBase(Settings):
         concurrent: trials at once; null: as many as fit.
         retries: how often a trial whose process died is started again from its last checkpoint.
         prices: what an hour of a CPU and of a GPU costs; null: nobody asks.
+        plugins: Python files that register objectives of one's own.
     """
 
     name: Name
@@ -67,6 +69,19 @@ class StudyBase(Settings):
     concurrent: int | None = Field(None, ge=1)
     retries: int = Field(3, ge=0)
     prices: Prices | None = None
+    plugins: tuple[Plugin, ...] = Field((), exclude_if=lambda plugins: not plugins)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brought(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not data.get("plugins"):
+            return data
+        given = data["plugins"]
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"plugins is {given!r}; expected a list of Python files")
+        found = [plugin_of(one) if isinstance(one, str) else one for one in given]
+        use(one for one in found if not isinstance(one, str))  # before what names their objectives is checked
+        return {**data, "plugins": found}
 
     @field_validator("control_seeds")
     @classmethod
@@ -327,7 +342,11 @@ def _load(model: type[S], folder: str, name_or_path: str, what: str, changes: Ma
         raise SettingsError(f"{what} {path} holds {type(data).__name__}; expected a mapping of settings")
     _check_kind(model, data, name_or_path)
     data |= {key: beside(path, data[key]) for key in ("preset", "regime") if key in data}
+    if isinstance(data.get("plugins"), list):
+        data["plugins"] = [str(path.resolve().parent / one) if isinstance(one, str) else one for one in data["plugins"]]
     given = {k: v for k, v in changes.items() if v is not None and v != ()}
+    if "plugins" in given:
+        given["plugins"] = [*data.get("plugins", ()), *given["plugins"]]
     if "set" in given:
         given["set"] = [*data.get("set", ()), *given["set"]]
     if "resources" in given:

@@ -12,6 +12,7 @@ from equipoise.platform.errors import nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import find, load_yaml
 from equipoise.platform.settings.names import Name, check_names
+from equipoise.platform.settings.plugins import Plugin, use, used_by
 from equipoise.platform.settings.preset import Pooling, Preset
 from equipoise.platform.settings.variant import Reading, Variant
 
@@ -98,6 +99,21 @@ class TrialSettings(Settings):
     regime: Regime
     resources: Resources = Resources()
     benchmarks: tuple[str, ...] = Field((), description="benchmarks to score; empty: all of the regime's")
+    plugins: tuple[Plugin, ...] = Field(
+        (),
+        description="where objectives come from that do not ship; found by the variant's where it is not given",
+        exclude_if=lambda plugins: not plugins,  # so that trials keep the keys they had before this existed
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brought(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        use(data.get("plugins", ()))  # before the variant is checked, which names what they bring
+        variant = data.get("variant")
+        named = variant.objectives if isinstance(variant, Variant) else dict(variant or {}).get("objectives", {})
+        return {"plugins": used_by(named), **data}
 
     @model_validator(mode="after")
     def _joined(self) -> TrialSettings:
@@ -121,6 +137,8 @@ class TrialSettings(Settings):
     def key(self) -> str:
         """Sixteen hex digits that identify these settings; resources do not count, they do not change the result."""
         content = self.model_dump(mode="json", exclude={"resources", "benchmarks"})
+        if self.plugins:
+            content["plugins"] = [plugin.sha256 for plugin in self.plugins]
         for benchmark in content["regime"]["benchmarks"].values():
             del benchmark["select"]  # as little as what is scored does it change the training
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

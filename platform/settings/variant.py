@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from equipoise.models.objectives import list_objectives
+from equipoise.models import objectives
 from equipoise.models.schedules import SCHEDULES
 from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import load_yaml
+from equipoise.platform.settings.plugins import failures, origin_of
 
 CONTROLS = ("baseline", "random_init")
 
@@ -56,7 +57,23 @@ def describe(variant: Variant) -> str:
 
 Reading = Literal["as_described", "as_published"]
 
-RECORDS = {record.name: record for record in list_objectives()}
+
+RECORDS = objectives.RECORDS
+"""Every objective that is known, by name; what a plug-in registers appears in it."""
+
+
+def described() -> dict[str, str]:
+    """What every objective that is known does, by name, and which plug-in brings it."""
+    failures()  # those of installed packages are known from here on
+    origins = {name: origin_of(name) for name in RECORDS}
+    brought = {name: f" [{origin}]" if origin else "" for name, origin in origins.items()}
+    return {name: record.description + brought[name] for name, record in RECORDS.items()}
+
+
+def unknown_objective(name: str) -> str:
+    """That there is no such objective, what is nearest, and which plug-ins could not be loaded."""
+    broken = "".join(f"; plug-in {plugin}: {why}" for plugin, why in failures().items())
+    return f"unknown objective {name!r}; {nearest(name, RECORDS)}{broken}"
 
 
 class ObjectiveSetting(Settings):
@@ -103,7 +120,7 @@ class Variant(Settings):
         for name, setting in self.objectives.items():
             record = RECORDS.get(name)
             if record is None:
-                raise ValueError(f"unknown objective {name!r}; {nearest(name, RECORDS)}")
+                raise ValueError(unknown_objective(name))
             for key in setting.params:
                 if key not in record.params:
                     raise ValueError(f"unknown parameter {key!r} of {name}; {nearest(key, record.params)}")

@@ -157,7 +157,22 @@ class Unbundled:
     resume: str | None
 
 
-def unbundle(bundle: Bundle, home: Home, progress: CacheProgress | None = None) -> Unbundled:
+def refuse_code(bundle: Bundle, trusted: bool) -> None:
+    """Refuse a bundle that carries plug-ins nobody has said are trusted: their text would run.
+
+    Raises:
+        BundleError: naming them.
+    """
+    if bundle.code and not trusted:
+        raise BundleError(
+            f"the bundle of {bundle.study} carries code that would run here: {', '.join(bundle.code)}. Read it (a "
+            "bundle is a zip archive: unzip -p FILE), then trust it: equipoise unbundle FILE --trust-plugins"
+        )
+
+
+def unbundle(
+    bundle: Bundle, home: Home, progress: CacheProgress | None = None, *, trust_plugins: bool = False
+) -> Unbundled:
     """Make a bundle a study of a home: in its record, with its trials' outcomes, ready to go on.
 
     What is finished stays finished; what was under way when the study was bundled starts again, because checkpoints do
@@ -167,12 +182,14 @@ def unbundle(bundle: Bundle, home: Home, progress: CacheProgress | None = None) 
         bundle: the study.
         home: where it goes.
         progress: called with what, done and total.
+        trust_plugins: run the code that it may carry.
 
     Raises:
-        BundleError: the home has a study of this name.
+        BundleError: the home has a study of this name, or it carries code that is not trusted.
         TrackingError: the record cannot be written.
         StorageError: outcomes cannot be written.
     """
+    refuse_code(bundle, trust_plugins)
     with home.hold(bundle.study):
         return _unbundled(bundle, home, progress)
 
@@ -321,7 +338,7 @@ def open_bundle(name_or_path: str, root: Path) -> StudyRecord:
         root: of the home below whose ``references/`` its tables are laid out.
 
     Raises:
-        BundleError: no such bundle, or one that cannot be read.
+        BundleError: no such bundle, one that cannot be read, or that carries code.
     """
     path = bundle_at(name_or_path)
     chosen = about(path)
@@ -329,6 +346,8 @@ def open_bundle(name_or_path: str, root: Path) -> StudyRecord:
     beside = [p for p in sorted(path.parent.glob(f"*{SUFFIX}")) if p != path]
     paths = [path, *(p for p in beside if (a := about(p))["study"] in family or a["confirms"] in family - {None})]
     bundles = tuple(Bundle.read(p) for p in paths)
+    for one in bundles:
+        refuse_code(one, False)
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()[:12]
     shelf = Shelf(root / "references" / f"{path.stem}-{digest}", bundles=bundles, source=name_or_path)
     for one in bundles:

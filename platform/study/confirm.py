@@ -23,7 +23,7 @@ from equipoise.platform.study.run import Asked, Outcome, RunOptions, run_study
 KIND = "confirmation"
 CONFIRMS, CONFIRMED_BY = "confirms", "confirmed_by"  # MLflow tags: of the confirmation, of the study that it confirms
 TOP, SEEDS = 3, 5
-KEPT = ("regime", "preset", "set", "reading", "seed", "resources", "concurrent", "retries")
+KEPT = ("regime", "preset", "set", "reading", "seed", "resources", "concurrent", "retries", "plugins")
 Listed = list[tuple[str, str, TrialSettings]]
 
 

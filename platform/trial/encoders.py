@@ -12,6 +12,7 @@ from equipoise.models.jepa import VideoJEPA
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.seeds import stream
 from equipoise.platform.settings.mix import Mix, resolve
+from equipoise.platform.settings.plugins import check
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.trial.checkpoint import Checkpoint, load_strictly
 
@@ -62,7 +63,12 @@ def encoder_of(settings: TrialSettings, state: Mapping[str, Any]) -> VideoEncode
 
 
 def build_model(settings: TrialSettings, mix: Mix) -> VideoJEPA:
-    """The model as initialised by the trial's seed; the same seed gives the same parameters bit for bit on CPU."""
+    """The model as initialised by the trial's seed; the same seed gives the same parameters bit for bit on CPU.
+
+    Raises:
+        SettingsError: a plug-in of the trial is installed in another version here.
+    """
+    check(settings.plugins)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(settings.seed, "initialisation"))
         return VideoJEPA(mix.model, mix.terms)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equipoise.models.objectives import Latents, Objective, ObjectiveRecord, register
     from equipoise.platform.api import (
         Study,
         ablate,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 __version__ = version("equipoise")
 __all__ = [
+    "Latents",
+    "Objective",
+    "ObjectiveRecord",
     "Study",
     "ablate",
     "load_ablation",
@@ -34,6 +38,7 @@ __all__ = [
     "published",
     "read_results",
     "reference",
+    "register",
     "select",
     "sweep",
 ]
@@ -42,7 +47,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("equipoise.platform.api"), name)
+    written = name in ("Latents", "Objective", "ObjectiveRecord", "register")  # what an objective is written with
+    return getattr(import_module("equipoise.models.objectives" if written else "equipoise.platform.api"), name)
 
 
 def __dir__() -> list[str]:

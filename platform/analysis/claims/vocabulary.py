@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import find, load_yaml
-from equipoise.platform.settings.variant import RECORDS
+from equipoise.platform.settings.variant import RECORDS, unknown_objective
 
 PUBLISHED_CLAIMS = "factorized_latent_dynamics"
 Direction = Literal["up", "down"]
@@ -106,7 +106,7 @@ class AssociationCheck(Settings):
     def _known(self) -> AssociationCheck:
         for name in self.objectives:
             if name not in RECORDS:
-                raise ValueError(f"unknown objective {name!r}; {nearest(name, RECORDS)}")
+                raise ValueError(unknown_objective(name))
         return self
 
 

@@ -1,0 +1,189 @@
+"""Objectives of a person's own: a file that registers them, or an installed package with an entry point.
+
+A file travels as its text inside the settings of every trial, so that it is there on every node, in every checkpoint
+and in a study that was moved; its sha256 belongs to the trial's key. A package has to be installed wherever it is used,
+and is recorded with its version and the sha256 of the file that defines the objective.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import linecache
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import Field
+
+from equipoise.models.objectives import RECORDS, ObjectiveRecord
+from equipoise.models.objectives.registry import register
+from equipoise.platform.errors import SettingsError
+from equipoise.platform.settings.base import Settings, parse
+
+GROUP = "equipoise.objectives"
+"""Entry points of packages: each names an ``ObjectiveRecord``, several of them, or a module that registers its own."""
+LARGEST = 1 << 20  # bytes of a file: it is a part of every trial's settings
+_origins: dict[str, Plugin] = {}
+_failed: dict[str, str] = {}
+
+
+class Plugin(Settings):
+    """Where an objective of one's own comes from.
+
+    Attributes:
+        name: of the file, or of the installed package.
+        version: of the package; of a file what it calls its ``__version__``.
+        sha256: of the file that defines the objective.
+        source: a file's text; None for a package.
+    """
+
+    name: str = Field(min_length=1)
+    version: str | None = None
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    source: str | None = Field(None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.name}{f' {self.version}' if self.version else ''} (sha256 {self.sha256[:12]})"
+
+
+def plugin_of(path: str | Path) -> Plugin:
+    """The plug-in that a file is; its objectives are known from now on.
+
+    Raises:
+        SettingsError: it cannot be read, cannot be run, or registers nothing.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise SettingsError(f"plug-in {path} cannot be read: {reason}; give a Python file") from None
+    if path.suffix != ".py" or len(content) > LARGEST:
+        raise SettingsError(f"plug-in {path} is no Python file of at most {LARGEST >> 20} MiB")
+    found = Plugin(name=path.name, sha256=hashlib.sha256(content).hexdigest(), source=text)
+    module = _use_file(found, path)
+    version = getattr(module, "__version__", None)
+    return found if version is None else found.model_copy(update={"version": str(version)})
+
+
+def use(given: Iterable[Plugin | Mapping[str, Any]]) -> None:
+    """Make the objectives of plug-ins known that settings, a checkpoint or a record name.
+
+    Raises:
+        SettingsError: one cannot be run, or is a package that is not installed here.
+    """
+    for one in given:
+        plugin = one if isinstance(one, Plugin) else parse(Plugin, one, "plug-in")
+        if plugin.source is not None:
+            if hashlib.sha256(plugin.source.encode()).hexdigest() != plugin.sha256:
+                raise SettingsError(f"plug-in {plugin} holds another text than its sha256 says")
+            _use_file(plugin, Path(plugin.name))
+        elif all(origin.name != plugin.name for origin in installed().values()):
+            why = next((why for name, why in _failed.items() if name == plugin.name), "it is not installed here")
+            raise SettingsError(f"plug-in {plugin}: {why}; install it on every node, as it was")
+
+
+def used_by(objectives: Iterable[str]) -> tuple[Plugin, ...]:
+    """The plug-ins that some of these objectives come from, each once, by name."""
+    found = {origin.sha256: origin for name in objectives if (origin := origin_of(name)) is not None}
+    return tuple(sorted(found.values(), key=lambda plugin: plugin.name))
+
+
+def origin_of(objective: str) -> Plugin | None:
+    """The plug-in that an objective comes from; None for one that ships, or is unknown."""
+    return _origins.get(objective) or installed().get(objective)
+
+
+def check(plugins: Iterable[Plugin]) -> None:
+    """See that what is about to train is what the settings name.
+
+    Raises:
+        SettingsError: a package has another version here.
+    """
+    for plugin in plugins:
+        here = [origin for origin in installed().values() if origin.name == plugin.name]
+        if plugin.source is None and all(origin.sha256 != plugin.sha256 for origin in here):
+            raise SettingsError(f"plug-in {plugin} was asked for, and {', '.join(map(str, here))} is installed here")
+
+
+def failures() -> Mapping[str, str]:
+    """Installed plug-ins that could not be loaded, and why."""
+    installed()
+    return _failed
+
+
+@cache
+def installed() -> Mapping[str, Plugin]:
+    """The plug-in of every objective that an installed package brings."""
+    found: dict[str, Plugin] = {}
+    for point in metadata.entry_points(group=GROUP):
+        dist = point.dist
+        name, version = (point.name, None) if dist is None else (dist.name, dist.version)
+        before = dict(RECORDS)
+        try:
+            loaded = point.load()
+            for record in loaded if isinstance(loaded, list | tuple) else [loaded]:
+                if isinstance(record, ObjectiveRecord):
+                    register(record)
+        except Exception as error:  # a package of others', whatever is wrong with it, is no reason to stop
+            _failed[name] = f"it cannot be loaded: {type(error).__name__}: {error}"
+            continue
+        for key in _new(before):
+            found[key] = Plugin(name=name, version=version, sha256=_sha256_of(RECORDS[key]))
+    return found
+
+
+def _new(before: Mapping[str, ObjectiveRecord]) -> list[str]:
+    return [name for name, record in RECORDS.items() if before.get(name) is not record]
+
+
+def _sha256_of(record: ObjectiveRecord) -> str:
+    """Of the file that defines an objective."""
+    file = inspect.getsourcefile(record.factory)
+    assert file is not None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _use_file(plugin: Plugin, path: Path) -> ModuleType:
+    """Run a file's text, unless it was run last under its name."""
+    name = f"equipoise_plugin_{path.stem}"
+    module = sys.modules.get(name)
+    if module is not None and getattr(module, "__sha256__", None) == plugin.sha256:
+        return module
+    assert plugin.source is not None
+    module = ModuleType(name)
+    module.__dict__.update(__file__=str(path), __sha256__=plugin.sha256)
+    before = dict(RECORDS)
+    shown = f"<plug-in {path}>"
+    linecache.cache[shown] = (len(plugin.source), None, plugin.source.splitlines(keepends=True), shown)
+    sys.modules[name] = module  # before it runs: what defines dataclasses looks its module up
+    try:
+        exec(compile(plugin.source, shown, "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        raise SettingsError(f"plug-in {path} cannot be run: {_where(error, shown)}") from error
+    brought = _new(before)
+    if not brought:
+        del sys.modules[name]
+        raise SettingsError(f"plug-in {path} registers nothing: call equipoise.register with a record in it")
+    for objective in brought:
+        _origins[objective] = plugin
+    return module
+
+
+def _where(error: Exception, shown: str) -> str:
+    """An error in one line, with the line of the plug-in that it comes from."""
+    lines = [error.lineno] if isinstance(error, SyntaxError) and error.filename == shown else []
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == shown:
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    said = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {said}" + (f" (line {lines[-1]})" if lines else "")
