@@ -22,7 +22,8 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.miniature import Sizes, build
 
 # The fixture renders thousands of clips, minutes under load: one process runs these tests, so that it does so once.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("shortcuts")]
+# They take minutes, and test_miniature.py notices every change of what is rendered: run `make long` after one.
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.xdist_group("shortcuts")]
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ SLOW = ["optimisation.steps=60", "log_every=5", "checkpoint_every=5", "optimisat
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_an_ablation_in_an_object_store(
     home: Home,
     bucket: str,
@@ -260,6 +261,7 @@ def descendants() -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_worker_of_ray_train_goes_on_from_an_object_store(
     home: Home, bucket: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +417,7 @@ def test_a_sweep_on_postgresql_an_mlflow_server_and_an_object_store(
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_sweep_whose_database_goes_away_stops_with_a_sentence_and_goes_on(
     home: Home,
     postgres: Postgres,

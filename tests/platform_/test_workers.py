@@ -86,6 +86,7 @@ def test_workers_change_neither_the_loss_curve_nor_the_result(home: Home, tiny_d
             assert torch.allclose(weights(outcome)[key], value, atol=2e-3), (name, key)
 
 
+@pytest.mark.long
 def test_motion_guided_masks_are_those_of_the_whole_batch(home: Home, tiny_data: Path, three_nodes: str) -> None:
     alone = train(home, tiny_data, three_nodes, "guided-1", "motion_guided")
     two = train(home, tiny_data, three_nodes, "guided-2", "motion_guided", workers=2)

@@ -48,6 +48,7 @@ def test_a_node_is_told_to_go(
     accounted("t0003", lost=150, steps=300)
 
 
+@pytest.mark.long
 def test_the_head_is_restarted(
     sweep: Sweep,
     nodes: Any,

@@ -36,6 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_the_storage_is_full(sweep: Sweep, small_disk: Path, accounted: Accounted) -> None:
     filler = small_disk / "filler"
     driver = sweep("--concurrent", "1", "--storage", str(small_disk))
