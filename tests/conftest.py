@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,9 @@ import yaml
 from PIL import Image
 
 from equipoise.data import importers, miniature
+from equipoise.models.objectives import registry
 from equipoise.platform.record.home import Home
+from equipoise.platform.settings import plugins
 from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.trial import TrialSettings, load_regime
 from equipoise.platform.settings.variant import load_variant
@@ -51,6 +53,21 @@ TINY = {
     "checkpoint_every": 2,
     "log_every": 1,
 }
+
+
+@pytest.fixture
+def own_objectives() -> Iterator[None]:
+    """Objectives that a test brings along are known to it alone."""
+    known, origins = dict(registry._known), dict(plugins._origins)
+    plugins.installed.cache_clear()
+    yield
+    registry._known.clear()
+    registry._known.update(known)
+    plugins._origins.clear()
+    plugins._origins.update(origins)
+    for name in [name for name in sys.modules if name.startswith("equipoise_plugin_")]:
+        del sys.modules[name]
+    plugins.installed.cache_clear()
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

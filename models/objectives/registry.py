@@ -44,6 +44,8 @@ class ObjectiveRecord:
         source: where its definition comes from.
         factory: builds it; losses take ``channels`` first.
         kind: a ``loss`` term or a ``mask`` policy.
+        search: lowest and highest weight that a search over all objectives tries; None for a tenth and three times
+            ``published_weight``.
     """
 
     name: str
@@ -54,6 +56,13 @@ class ObjectiveRecord:
     source: str
     factory: Callable[..., Any]
     kind: Literal["loss", "mask"] = "loss"
+    search: tuple[float, float] | None = None
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest weight that a search over all objectives tries."""
+        low, high = self.published_weight / 10, self.published_weight * 3
+        return self.search or (float(f"{low:.3g}"), float(f"{high:.3g}"))
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -67,75 +76,75 @@ _PAPER = "Factorized Latent Dynamics for Video JEPA, arXiv 2605.17165"
 _PUBLISHED = (
     ObjectiveRecord(
         "hard_region", "prediction loss that counts badly predicted tokens more", 0.3,
-        ("teacher", "predictor"), ("encoder", "predictor"), _PAPER, HardRegion,
+        ("teacher", "predictor"), ("encoder", "predictor"), _PAPER, HardRegion, search=(0.1, 2.0),
     ),
     ObjectiveRecord(
         "static_appearance", "appearance channels stay the same along time", 0.05,
-        (), ("encoder",), _PAPER, StaticAppearance,
+        (), ("encoder",), _PAPER, StaticAppearance, search=(0.01, 0.3),
     ),
     ObjectiveRecord(
         "cross_covariance", "appearance and dynamics channels are uncorrelated", 0.01,
-        (), ("encoder",), _PAPER, CrossCovariance,
+        (), ("encoder",), _PAPER, CrossCovariance, search=(0.003, 0.1),
     ),
     ObjectiveRecord(
         "delta", "the student changes along time as the target does", 0.5,
-        ("teacher",), ("encoder",), _PAPER, Delta,
+        ("teacher",), ("encoder",), _PAPER, Delta, search=(0.1, 2.0),
     ),
     ObjectiveRecord(
         "latent_dynamics", "a head reads the target's coming change out of the student", 1.0,
-        ("teacher", "head"), ("encoder", "head"), _PAPER, LatentDynamics,
+        ("teacher", "head"), ("encoder", "head"), _PAPER, LatentDynamics, search=(0.1, 2.0),
     ),
     ObjectiveRecord(
         "temporal_contrast", "the student is nearer to the target now than to the next one", 0.5,
-        ("teacher",), ("encoder",), _PAPER, TemporalContrast,
+        ("teacher",), ("encoder",), _PAPER, TemporalContrast, search=(0.1, 2.0),
     ),
     ObjectiveRecord(
         "spectral", "student and target agree in their spectra along time, high frequencies first", 1.0,
-        ("teacher",), ("encoder",), _PAPER, Spectral,
+        ("teacher",), ("encoder",), _PAPER, Spectral, search=(0.1, 2.0),
     ),
     ObjectiveRecord(
         "action", "a head reads the coming change of colour out of the student", 1.0,
-        ("clip", "head"), ("encoder", "head"), _PAPER, Action,
+        ("clip", "head"), ("encoder", "head"), _PAPER, Action, search=(0.1, 2.0),
     ),
     ObjectiveRecord(
         "factorized_action", "action read from the dynamics channels only", 1.0,
-        ("clip", "head"), ("encoder", "head"), _PAPER, FactorizedAction,
+        ("clip", "head"), ("encoder", "head"), _PAPER, FactorizedAction, search=(0.1, 2.0),
     ),
     ObjectiveRecord(
         "kinematic_velocity", "features change little along time", 1.0,
-        (), ("encoder",), _PAPER, KinematicVelocity,
+        (), ("encoder",), _PAPER, KinematicVelocity, search=(0.01, 0.3),
     ),
     ObjectiveRecord(
         "kinematic_huber", "features change little along time, Huber penalty", 0.1,
-        (), ("encoder",), _PAPER, KinematicHuber,
+        (), ("encoder",), _PAPER, KinematicHuber, search=(0.01, 0.3),
     ),
     ObjectiveRecord(
         "kinematic_acceleration", "features change at constant speed", 0.1,
-        (), ("encoder",), _PAPER, KinematicAcceleration,
+        (), ("encoder",), _PAPER, KinematicAcceleration, search=(0.01, 0.3),
     ),
     ObjectiveRecord(
         "kinematic_split", "the first channels change at constant speed", 0.1,
-        (), ("encoder",), _PAPER, KinematicSplit,
+        (), ("encoder",), _PAPER, KinematicSplit, search=(0.01, 0.3),
     ),
     ObjectiveRecord(
         "sigreg", "visible tokens are distributed as a standard Gaussian", 1.0,
-        (), ("encoder",), "LeJEPA, arXiv 2511.08544", SIGReg,
+        (), ("encoder",), "LeJEPA, arXiv 2511.08544", SIGReg, search=(0.01, 1.0),
     ),
     ObjectiveRecord(
         "hamiltonian", "a learned energy carries the student to the next target", 1.0,
-        ("teacher", "head"), ("encoder", "head"), _PAPER, Hamiltonian,
+        ("teacher", "head"), ("encoder", "head"), _PAPER, Hamiltonian, search=(0.03, 1.0),
     ),
     ObjectiveRecord(
         "velocity_gate", "features stay the same where the target hardly moves", 1.0,
-        ("teacher",), ("encoder",), _PAPER, VelocityGate,
+        ("teacher",), ("encoder",), _PAPER, VelocityGate, search=(0.03, 1.0),
     ),
     ObjectiveRecord(
         "motion_guided", "masking: blocks lie where the clip moves", 1.0,
-        ("clip",), (), _PAPER, MotionGuided, "mask",
+        ("clip",), (), _PAPER, MotionGuided, "mask", search=(0.25, 1.0),
     ),
     ObjectiveRecord(
         "future_predictive", "masking: only the first part of time can be visible", 1.0,
-        (), (), _PAPER, FuturePredictive, "mask",
+        (), (), _PAPER, FuturePredictive, "mask", search=(0.25, 1.0),
     ),
 )  # fmt: skip
 _known: dict[str, ObjectiveRecord] = {r.name: r for r in _PUBLISHED}
@@ -182,6 +191,9 @@ def register(record: ObjectiveRecord) -> ObjectiveRecord:
     weight = record.published_weight
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
         raise ModelError(f"{name} has the weight {weight!r}; expected a number above 0")
+    low, high = record.span
+    if not 0 < low < high < math.inf:
+        raise ModelError(f"{name} is searched from {low} to {high}; expected two weights above 0, the lower one first")
     first = next(iter(inspect.signature(record.factory).parameters.values()), None)
     if first is None or first.default is not first.empty:
         raise ModelError(f"the factory of {name} takes no channels; its first argument is the width of the features")

@@ -185,5 +185,5 @@ def _where(error: Exception, shown: str) -> str:
         if trace.tb_frame.f_code.co_filename == shown:
             lines.append(trace.tb_lineno)
         trace = trace.tb_next
-    said = str(error).splitlines()[0] if str(error) else ""
+    said = error.msg if isinstance(error, SyntaxError) else next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {said}" + (f" (line {lines[-1]})" if lines else "")

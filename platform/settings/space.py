@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from equipoise.models.objectives import create
 from equipoise.platform.errors import nearest
@@ -25,6 +25,7 @@ from equipoise.platform.settings.variant import RECORDS, ObjectiveSetting, Varia
 
 # What these come to where they are not given depends on the reading and on the other objectives of the mix.
 DEPENDENT = frozenset({"split", "levels", "weighting", "subspace", "on", "per_token"})
+OFF = 0.8  # of every objective, where all are searched: a mix then has a handful of them on
 ROUNDING = 1e-9  # relative
 CHANNELS = 64  # of the objectives that are built once to check their parameters: any preset has at least as many
 
@@ -59,7 +60,8 @@ class SearchSpace(Settings):
     """The mixes that a search may draw.
 
     Attributes:
-        objectives: search range of every objective; those not named stay off.
+        objectives: search range of every objective; those not named stay off. ``all`` stands for every objective that
+            is known, those of plug-ins too, each in the range that its record gives.
         max_total_weight: largest sum of the weights of all loss objectives (shares of mask policies do not count).
             Nothing is drawn again: weights that sum to more are scaled down by one factor, those that it
             would take below their ``low`` stay there. Samplers see the weights before that.
@@ -67,6 +69,14 @@ class SearchSpace(Settings):
 
     objectives: dict[str, Range] = Field(min_length=1)
     max_total_weight: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @field_validator("objectives", mode="before", json_schema_input_type=Literal["all"] | dict[str, Range])
+    @classmethod
+    def _all(cls, value: Any) -> Any:
+        if value != "all":
+            return value
+        spans = {name: record.span for name, record in RECORDS.items()}
+        return {name: Range(low=low, high=high, off_probability=OFF) for name, (low, high) in spans.items()}
 
     @model_validator(mode="after")
     def _known_objectives(self) -> SearchSpace:

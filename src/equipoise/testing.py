@@ -88,6 +88,7 @@ def _is_a_number(record: ObjectiveRecord, objective: Objective) -> None:
     assert value.shape == (), f"{record.name} has the shape {tuple(value.shape)}; a loss is one number"
     assert value.dtype == torch.float32, f"{record.name} is of {value.dtype}; expected torch.float32"
     assert torch.isfinite(value), f"{record.name} is {value.item()} on random features"
+    assert value.requires_grad, f"{record.name} carries no gradient: it is detached from everything that it reads"
     given = random_latents()
     hosted = dataclasses.replace(given, visible_host=given.visible.clone())
     assert torch.equal(_value(record, objective, hosted), value), (

@@ -226,12 +226,60 @@ def wait_for(text: str, process: subprocess.Popen[str]) -> list[str]:
     raise AssertionError("".join(lines))
 
 
+PACKAGE = {
+    "pyproject.toml": """
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "acme-objectives"
+version = "1.2"
+[project.entry-points."equipoise.objectives"]
+acme = "acme_objectives:record"
+[tool.setuptools]
+py-modules = ["acme_objectives"]
+""",
+    "acme_objectives.py": """
+from equipoise import Latents, Objective, ObjectiveRecord
+
+class SlowDrift(Objective):
+    def __init__(self, channels: int, *, exponent: float = 2.0) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def forward(self, latents: Latents):
+        change = latents.dz
+        return change.abs().pow(self.exponent).mean() if len(change) else None
+
+record = ObjectiveRecord("slow_drift", "features drift slowly", 0.1, (), ("encoder",), "ACME", SlowDrift)
+""",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path, own_objectives: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of somebody else's with one objective, built as a wheel and installed beside Equipoise."""
+    source, site = tmp_path / "package", tmp_path / "site"
+    source.mkdir()
+    for name, content in PACKAGE.items():
+        (source / name).write_text(content)
+    words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*words, "--target", str(site), str(source)], check=True, capture_output=True)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.syspath_prepend(str(site))
+    return "slow_drift"
+
+
 def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
-    home: Home, tiny_data: Path, tmp_path: Path, check_books: CheckBooks
+    home: Home, tiny_data: Path, tmp_path: Path, check_books: CheckBooks, package: str
 ) -> None:
     file = tmp_path / "space.yaml"
     slow = ["optimisation.steps=100", "log_every=5", "checkpoint_every=5", "optimisation.batch=16"]
-    file.write_text(yaml.safe_dump(space(tiny_data, name="stopped", set=slow, trials=2, control_seeds=[0])))
+    content = space(tiny_data, name="stopped", set=slow, trials=2, control_seeds=[0], start=["hw"])
+    # An objective of an installed package is searched, audited, resumed, moved and reported as those that ship.
+    content["objectives"] = {"hard_region": SPACE["objectives"]["hard_region"], package: {"low": 0.05, "high": 0.2}}
+    content["objectives"][package]["off_probability"] = 0.05
+    file.write_text(yaml.safe_dump(content))
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command(home, file),
@@ -288,6 +336,16 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
     by_step: dict[int, set[float]] = {}
     for m in history:
         by_step.setdefault(m.step, set()).add(m.value)
+    with home.book("stopped") as here:
+        (searched,) = (row for row in here.rows() if row.key == "t0004")
+    assert searched.asked.variant.objectives[package].weight > 0
+    assert [str(plugin).rpartition(" (")[0] for plugin in searched.asked.plugins] == ["acme-objectives 1.2"]
+    record = StudyRecord.open(home, "stopped")
+    audited = record.artifact("audit/search space.json", "audit")["objectives"]
+    assert {one["name"]: one["verdict"] for one in audited} == {"hard_region": "reaches", package: "reaches"}
+    page = [sys.executable, "-m", "equipoise", "report", "stopped", "--home", str(home.root)]
+    subprocess.run(page, env=env, check=True, capture_output=True)
+    assert package in (home.folder("stopped") / "report.html").read_text()
     # Steps between the last checkpoint and the stop ran twice, with the same loss.
     assert all(len(v) == 1 for v in by_step.values())
     assert sorted(by_step) == list(range(5, 101, 5))

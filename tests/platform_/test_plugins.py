@@ -1,0 +1,288 @@
+"""Objectives of a person's own: written from the skeleton, loaded from a file, kept with every trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from equipoise.models.objectives import RECORDS, Latents, Objective, ObjectiveRecord, published_objectives
+from equipoise.platform.errors import SettingsError
+from equipoise.platform.record.bundle import Bundle, BundleError
+from equipoise.platform.settings.base import parse
+from equipoise.platform.settings.files import load_yaml, shipped
+from equipoise.platform.settings.mix import resolve
+from equipoise.platform.settings.plugins import Plugin, origin_of, plugin_of, use
+from equipoise.platform.settings.preset import load_preset
+from equipoise.platform.settings.study import load_ablation, load_sweep
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.study.bundling import refuse_code
+from equipoise.testing import check_objective
+
+Call = Callable[..., tuple[int, str, str]]
+NAME = "slow_drift"
+
+pytestmark = pytest.mark.usefixtures("own_objectives")
+
+
+@pytest.fixture
+def file(call: Call, tmp_path: Path) -> Path:
+    """The skeleton's objective."""
+    code, _, err = call("new", "objective", NAME)
+    assert code == 0, err
+    return tmp_path / f"{NAME}.py"
+
+
+def trial(**objectives: Any) -> TrialSettings:
+    content: dict[str, Any] = {"variant_name": "own", "variant": {"objectives": objectives}}
+    content |= {"preset": load_preset("nano"), "regime": load_regime("miniature")}
+    return parse(TrialSettings, content, "a trial")
+
+
+# --- the skeleton
+
+
+def test_the_skeleton_works_as_it_is_written(file: Path, call: Call) -> None:
+    test = file.with_name(f"test_{NAME}.py")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test.name]
+    done = subprocess.run(words, cwd=file.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    lint = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,UP,B", file.name, test.name]
+    linted = subprocess.run(lint, cwd=file.parent, capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout
+    code, _, err = call("new", "objective", NAME)
+    assert code == 1
+    assert f"{NAME}.py exists" in err
+    assert call("new", "objective", "Slow-Drift")[0] == 2
+
+
+def test_it_is_listed_shown_and_searched_as_those_that_ship(file: Path, call: Call, tmp_path: Path) -> None:
+    assert NAME not in call("list", "objectives")[1]
+    code, out, err = call("list", "objectives", "--plugin", file)
+    assert code == 0, err
+    assert f"{NAME} " in out
+    assert "slow_drift.py (sha256 " in out
+    assert all(record.name in out for record in published_objectives())
+    everything = {"name": "all", "regime": "miniature", "preset": "nano", "trials": 3, "objectives": "all"}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({**everything, "plugins": [file.name]}))
+    space = load_sweep(str(tmp_path / "space.yaml"), {})
+    assert set(space.objectives) == set(RECORDS) == {r.name for r in published_objectives()} | {NAME}
+    assert (space.objectives[NAME].low, space.objectives[NAME].high) == (0.01, 0.3)
+    assert f"{NAME} " in call("space", "show", "space.yaml")[1]
+    assert NAME in load_yaml(_shown(call, tmp_path))["objectives"]
+    # The paper's objectives are searched where `full` searches them.
+    full = load_yaml(shipped("spaces")["full"])["objectives"]
+    assert {r.name: {"low": r.span[0], "high": r.span[1]} for r in published_objectives()} == {
+        name: {key: given[key] for key in ("low", "high")} for name, given in full.items()
+    }
+
+
+def _shown(call: Call, folder: Path) -> Path:
+    file = folder / "shown.yaml"
+    file.write_text(call("show", "space", "space.yaml")[1])
+    return file
+
+
+# --- what it is a part of
+
+
+def test_its_text_belongs_to_the_key_of_the_trials_that_use_it_and_of_no_other(file: Path, tmp_path: Path) -> None:
+    before = trial(delta=0.5).key
+    plugin_of(file)
+    assert trial(delta=0.5).key == before
+    assert "plugins" not in trial(delta=0.5).model_dump(mode="json")
+    own = trial(**{NAME: 0.1})
+    copy = tmp_path / "elsewhere" / file.name
+    copy.parent.mkdir()
+    copy.write_text(file.read_text())
+    plugin_of(copy)
+    assert trial(**{NAME: 0.1}).key == own.key, "where the file lies does not count"
+    copy.write_text(file.read_text() + "\n# another text\n")
+    assert plugin_of(copy).sha256 != own.plugins[0].sha256
+    changed = trial(**{NAME: 0.1})
+    assert changed.key != own.key
+    # Settings of before bring their own text with them.
+    again = parse(TrialSettings, own.model_dump(mode="json"), "kept")
+    assert again == own
+    assert again.key == own.key
+    assert origin_of(NAME) == own.plugins[0]
+
+
+def test_settings_alone_are_enough_in_another_process(file: Path, tmp_path: Path) -> None:
+    plugin_of(file)
+    kept = tmp_path / "settings.json"
+    kept.write_text(trial(**{NAME: {"weight": 0.1, "params": {"exponent": 1.0}}}).model_dump_json())
+    file.unlink()
+    code = (
+        "import json, sys\n"
+        "from equipoise.platform.settings.base import parse\n"
+        "from equipoise.platform.settings.mix import resolve\n"
+        "from equipoise.platform.settings.trial import TrialSettings\n"
+        "from equipoise.platform.trial.encoders import build_model\n"
+        "settings = parse(TrialSettings, json.loads(open(sys.argv[1]).read()), 'kept')\n"
+        "model = build_model(settings, resolve(settings))\n"
+        "print(settings.key, model.objectives['slow_drift'].exponent)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(kept)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = parse(TrialSettings, json.loads(kept.read_text()), "kept")
+    assert done.stdout.split() == [found.key, "1.0"]
+
+
+def test_a_study_names_it_beside_its_own_file_or_on_the_command_line(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    content = {"name": "own", "regime": "miniature", "preset": "nano", "custom": {"slow": {"objectives": {NAME: 0.1}}}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SettingsError, match=f"unknown objective '{NAME}'"):
+        load_ablation(str(folder / "study.yaml"), {})
+    by_option = load_ablation(str(folder / "study.yaml"), {"plugins": (str(file),)})
+    (folder / "study.yaml").write_text(yaml.safe_dump({**content, "plugins": [f"../{file.name}"]}))
+    by_file = load_ablation(str(folder / "study.yaml"), {})
+    assert by_file == by_option
+    # The book holds its text: what resumes, confirms or moves the study needs no file.
+    assert by_file.plugins[0].source == file.read_text()
+    (name, variant, seed), *_ = by_file.members()
+    (own,) = by_file.trial(name, variant, seed, *by_file.load()).plugins
+    assert own.sha256 == by_file.plugins[0].sha256
+    assert by_file.trial(*by_file.controls()[0], *by_file.load()).plugins == ()
+
+
+def test_code_of_others_runs_only_where_it_is_trusted(file: Path) -> None:
+    plugin = plugin_of(file)
+    about: dict[str, Any] = {"study": "own"}
+    empty: dict[str, Any] = {"rows": (), "runs": (), "outcomes": (), "artifacts": {}, "trial_files": {}}
+    carries = Bundle(about=about, facts={"definition": {"plugins": [plugin.model_dump(mode="json")]}}, **empty)
+    with pytest.raises(
+        BundleError, match=r"carries code that would run here: slow_drift\.py \(sha256 .*--trust-plugins"
+    ):
+        refuse_code(carries, False)
+    refuse_code(carries, True)
+    package = Plugin(name="acme", sha256=plugin.sha256).model_dump(mode="json")
+    refuse_code(Bundle(about=about, facts={"definition": {"plugins": [package]}}, **empty), False)
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x = (", "cannot be run: SyntaxError: '(' was never closed (line 1)"),
+        ("x = 1\n\nraise ValueError('not today')", "cannot be run: ValueError: not today (line 3)"),
+        ("import nothing_of_this_name", "cannot be run: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("x = 1", "registers nothing: call equipoise.register"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    known = dict(RECORDS)
+    with pytest.raises(SettingsError) as raised:
+        plugin_of(file)
+    assert sentence in str(raised.value)
+    assert str(file) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert dict(RECORDS) == known
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "delta"}, "delta is an objective that ships"),
+        ({"name": "Slow Drift"}, "'Slow Drift'; expected small letters"),
+        ({"kind": "mask"}, "only objectives of kind 'loss'"),
+        ({"needs": ("teachr",)}, "needs 'teachr'; nearest is 'teacher'"),
+        ({"moves": ()}, "moves nothing"),
+        ({"published_weight": 0.0}, "has the weight 0.0"),
+        ({"search": (1.0, 0.1)}, "is searched from 1.0 to 0.1"),
+        ({"factory": lambda: None}, "takes no channels"),
+    ],
+)
+def test_a_record_that_cannot_be_is_a_sentence(changes: dict[str, Any], sentence: str, file: Path) -> None:
+    from equipoise import register
+
+    plugin_of(file)
+    with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
+        register(dataclasses.replace(RECORDS[NAME], **changes))
+
+
+def test_a_package_that_is_not_there_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"plug-in acme 2\.0 \(sha256 a{12}\): it is not installed here"):
+        use([{"name": "acme", "version": "2.0", "sha256": "a" * 64}])
+    with pytest.raises(SettingsError, match="holds another text than its sha256 says"):
+        use([{"name": "acme.py", "sha256": "a" * 64, "source": "x = 1"}])
+    with pytest.raises(SettingsError, match="cannot be read: No such file or directory"):
+        plugin_of("nowhere.py")
+
+
+# --- the contract notices what is not kept
+
+
+class Broken(Objective):
+    """Mean square of the visible features, with one thing wrong."""
+
+    def __init__(self, channels: int, wrong: str) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.head = torch.nn.Linear(channels, 1) if wrong == "head" else None
+
+    def forward(self, latents: Latents) -> Tensor | None:
+        z = latents.tokens
+        if not len(z):
+            return None if self.wrong != "empty" else latents.student.sum() * 0
+        match self.wrong:
+            case "hidden":
+                z = latents.student.flatten(0, 3)
+            case "vector":
+                return z.square().mean(0)
+            case "double":
+                z = z.double()
+            case "infinite":
+                z = z / 0
+            case "teacher":
+                z = z - latents.target.mean()
+            case "detached":
+                z = z.detach() + 0 * latents.predicted.sum().detach()
+            case "still":
+                return latents.dz.square().mean() + z.square().mean() if len(latents.pairs) else None
+        return z.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("hidden", "features of hidden tokens"),
+        ("vector", r"has the shape \(16,\); a loss is one number"),
+        ("double", "is of torch.float64"),
+        ("infinite", "is inf on random features"),
+        ("teacher", "changes with the teacher; its record says it does not need it"),
+        ("empty", "has a value where no token is visible"),
+        ("detached", "carries no gradient: it is detached"),
+        ("head", "has a head of its own"),
+        ("still", "still"),
+    ],
+)
+def test_the_contract_names_the_promise_that_is_not_kept(wrong: str, sentence: str) -> None:
+    record = ObjectiveRecord("broken", "wrong", 1.0, (), ("encoder",), "here", lambda channels: Broken(channels, wrong))
+    with pytest.raises(AssertionError, match=sentence):
+        check_objective(record)
+    sound = dataclasses.replace(record, factory=lambda channels: Broken(channels, "nothing"))
+    check_objective(sound)
+
+
+def test_a_mix_of_it_is_what_is_trained(file: Path) -> None:
+    plugin_of(file)
+    (term,) = resolve(trial(**{NAME: {"weight": 0.1, "params": {"exponent": 3.0}}})).terms
+    assert (term.name, dict(term.params)) == (NAME, {"exponent": 3.0})
+    with pytest.raises(SettingsError, match="exponent is -1"):
+        resolve(trial(**{NAME: {"weight": 0.1, "params": {"exponent": -1}}}))
