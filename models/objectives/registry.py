@@ -147,7 +147,8 @@ _PUBLISHED = (
         (), (), _PAPER, FuturePredictive, "mask", search=(0.25, 1.0),
     ),
 )  # fmt: skip
-_known: dict[str, ObjectiveRecord] = {r.name: r for r in _PUBLISHED}
+_OTHERS: tuple[ObjectiveRecord, ...] = ()  # that ship and were not published
+_known: dict[str, ObjectiveRecord] = {r.name: r for r in (*_PUBLISHED, *_OTHERS)}
 RECORDS: Mapping[str, ObjectiveRecord] = MappingProxyType(_known)
 """Every objective that is known, by name: those of the design's table first. What is registered later appears in it."""
 
@@ -178,7 +179,7 @@ def register(record: ObjectiveRecord) -> ObjectiveRecord:
     name = record.name
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
         raise ModelError(f"an objective is called {name!r}; expected small letters, digits and _, a letter first")
-    if any(name == r.name for r in _PUBLISHED):
+    if any(name == r.name for r in (*_PUBLISHED, *_OTHERS)):
         raise ModelError(f"{name} is an objective that ships: give yours another name")
     if record.kind != "loss":
         raise ModelError(f"{name} is of kind {record.kind!r}; only objectives of kind 'loss' can be registered")

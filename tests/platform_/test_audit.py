@@ -37,12 +37,12 @@ def of(result: AuditResult, name: str) -> ObjectiveAudit:
 
 @pytest.fixture(scope="module")
 def everything(tiny_settings: Any, miniature_paths: Paths) -> AuditResult:
-    """All 18 at once; half of the clips keep their future, so that no temporal term is without tokens."""
+    """All at once; half of the clips keep their future, so that no temporal term is without tokens."""
     weights = {n: r.published_weight for n, r in RECORDS.items()} | {"motion_guided": 0.5, "future_predictive": 0.5}
     return audit(tiny_settings(weights), miniature_paths)
 
 
-def test_all_eighteen_reach_what_they_move(everything: AuditResult) -> None:
+def test_all_reach_what_they_move(everything: AuditResult) -> None:
     assert [o.name for o in everything.objectives] == list(RECORDS)
     assert {o.name: o.reason for o in everything.dead} == {}
     refuse_dead(everything)

@@ -62,7 +62,7 @@ def _verdicts(result: AuditResult) -> Table:
 
 
 def _matrix(result: AuditResult) -> Text:
-    """The matrix as lines: numbered columns, since eighteen names do not fit side by side."""
+    """The matrix as lines: numbered columns, since many names do not fit side by side."""
     width = max(len(n) for n in result.names)
     head = " " * (width + 4) + "".join(f"{i:>5}" for i in range(1, len(result.names) + 1))
     lines = [head]
