@@ -17,6 +17,7 @@ from equipoise.platform.stats.contrasts import block_residual, contrast, shared_
 from equipoise.platform.stats.resampling import Source
 from equipoise.platform.stats.table import mean
 from equipoise.platform.stats.uncertainty import FEW_SEEDS, Difference, Sample, holm, only_seeds
+from equipoise.platform.stats.verdict import listed
 
 MEANINGS: Mapping[ContrastKind, str] = {
     "added": "the mix with the factor alone minus the baseline",
@@ -275,7 +276,7 @@ def _notes(
     if missing:
         there = {(e.name, e.benchmark) for e in found}
         lost = [c.name for c in plan.contrasts if any((c.name, b) not in there for b in benchmarks)]
-        notes.append(f"No finished trial of {', '.join(missing)}, so there is no estimate of: {', '.join(lost)}.")
+        notes.append(f"No finished trial of {listed(missing)}, so there is no estimate of: {listed(lost)}.")
     every = {s for one in seeds.values() for s in one}
     common = every.intersection(*seeds.values()) if seeds else every
     if common and every > common:
@@ -304,9 +305,9 @@ def _notes(
         notes.append("Nothing is known of the error of some effects: their scores show no spread over seeds and items.")
     if plan.resolution is not None:
         confused = [e for e in found if e.aliases and e.benchmark == found[0].benchmark]
-        listed = "; ".join(f"{e.name} {alias_text(e.aliases)}" for e in confused)
+        sums = "; ".join(f"{e.name} {alias_text(e.aliases)}" for e in confused)
         notes.append(
-            f"The fraction has resolution {plan.resolution}: each number is a sum that it cannot part: {listed}."
+            f"The fraction has resolution {plan.resolution}: each number is a sum that it cannot part: {sums}."
         )
     return tuple(notes)
 

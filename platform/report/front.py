@@ -169,7 +169,8 @@ def _note(s: Selection) -> str:
         [r.variant, str(len(r.seeds)), *(f"{r.means[b]:.2f} ({r.gains[b]:+.2f})" for b in s.benchmarks)] for r in s.rows
     ]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows[:MOST_CURVES])]
-    return "\n".join([s.sentence, "", *lines, "", *(f"- {note}" for note in s.notes)])
+    more = [] if len(rows) <= MOST_CURVES else ["", f"and {len(rows) - MOST_CURVES} more variants, which follow them"]
+    return "\n".join([s.sentence, "", *lines, *more, "", *(f"- {note}" for note in s.notes)])
 
 
 def most_telling(runs: Sequence[Any], selection: Selection) -> list[Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from equipoise.platform.report.html.charts import pair
 from equipoise.platform.report.plots.curves import plot_curves
 from equipoise.platform.report.plots.front import plot_front
 from equipoise.platform.report.plots.style import PlotError
@@ -106,11 +108,26 @@ def test_other_numbers_of_benchmarks(benchmarks: int, panels: int, drawn: list[F
     assert len(drawn[0].axes) == panels
 
 
+def words_of_the_page(selection: Selection) -> list[str]:
+    """What the report's chart of the first two benchmarks says."""
+    unknown = {(row.variant, b): (math.nan, math.nan) for row in selection.rows for b in selection.benchmarks}
+    chart = ET.fromstring(pair(selection, unknown, *selection.benchmarks[:2]))
+    return [text.text or "" for text in chart.iter() if text.tag.endswith("text")]
+
+
 def test_a_large_study_names_only_what_matters(drawn: list[Figure], tmp_path: Path) -> None:
     selection = study(2, trials=60)
     plot_front(selection, tmp_path / "front.png", "t")
     (panel,) = names_in(drawn[0])
-    assert {text.get_text() for text in panel} == {*selection.front, "baseline", "random_init"}
+    named = {*selection.front, "baseline", "random_init"}
+    assert {text.get_text() for text in panel} == named
+    (legend,) = drawn[0].legends
+    said = f", {len(selection.rows) - len(named)} not named"
+    assert [text.get_text().endswith(said) for text in legend.get_texts()].count(True) == 1
+    words = words_of_the_page(selection)
+    unnamed = len(selection.rows) - sum(row.variant in words for row in selection.rows)
+    assert f"{unnamed} of {len(selection.rows)} not named: point at them" in words
+    assert not any("not named" in word for word in words_of_the_page(study(2, trials=2)))
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])

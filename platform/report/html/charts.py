@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from equipoise.platform.report.plots.style import axis_title, group_of
 from equipoise.platform.stats.pareto import front
 from equipoise.platform.stats.selection import RankedVariant, Selection
+from equipoise.platform.stats.verdict import listed
 
 WIDTH, HEIGHT = 460.0, 350.0  # a column of the page on a desk, the whole width of a phone
 LEFT, RIGHT, TOP, BOTTOM = 60.0, 14.0, 14.0, 46.0
@@ -108,6 +109,7 @@ class Chart:
     def names(self, points: Mapping[str, Span], kinds: Mapping[str, str]) -> None:
         """Names beside their points where nothing is covered; the dominated ones only where all find room."""
         taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in points.values()]
+        named = 0
         left, top, right, bottom = self.plot
         for variant, (x, y) in points.items():
             minor = kinds[variant] in ("rest", "untrained")
@@ -130,9 +132,12 @@ class Chart:
             if price > (0.1 if minor else 0.5) * wide * LINE:
                 continue  # it would hide another name: the marker's title and the table have it
             taken.append(box)
+            named += 1
             self.add(
                 "text", f"name {kinds[variant]}", x=across, y=baseline, text_anchor=anchor, data_variant=variant
             ).text = variant
+        if named < len(points):
+            self.text(right, top - 6, f"{len(points) - named} of {len(points)} not named: point at them", anchor="end")
 
     def html(self) -> str:
         """The picture as it stands in a page."""
@@ -208,7 +213,7 @@ def pair(selection: Selection, means: Mapping[tuple[str, str], Span], across: st
     kinds = groups(selection)
     rows = rows_of(selection)
     chart = Chart(
-        f"{up} against {across}: {len(rows)} variants; on the front over all benchmarks: {', '.join(selection.front)}"
+        f"{up} against {across}: {len(rows)} variants; on the front over all benchmarks: {listed(selection.front)}"
     )
     left, top, right, bottom = chart.plot
     x = scale_of(_ends(rows, selection, means, across), left, right)

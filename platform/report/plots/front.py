@@ -181,7 +181,7 @@ def _ranking(axis: Axes, selection: Selection) -> None:
 
 def _legend(selection: Selection, *, stepped: bool) -> list[Line2D | Patch]:
     """One entry for each group that is there, then the lines."""
-    handles = group_handles(selection)
+    handles = group_handles(selection, all_named=not stepped)
     if stepped:
         handles.append(Line2D([], [], color=PALETTE[0], alpha=0.55, linewidth=1.3, label="best for the pair"))
     handles.append(Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="baseline mean"))

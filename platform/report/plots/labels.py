@@ -11,11 +11,8 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from equipoise.platform.report.plots.style import DPI, GREY, STYLES, group_of
+from equipoise.platform.report.plots.style import DPI, GREY, MOST_NAMES, STYLES, group_of
 from equipoise.platform.stats.selection import Selection
-
-MOST_NAMES = 30
-
 
 Array = NDArray[np.float64]
 Boxes = NDArray[np.float64]  # [n, 4] in pixels: left, bottom, right, top

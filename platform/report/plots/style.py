@@ -30,6 +30,7 @@ def check_suffix(path: str | Path) -> None:
 TITLES = {"diving48": "Diving-48", "ssv2": "SSv2", "imagenet100": "ImageNet-100", "ucf101": "UCF-101"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 DASHES = ("-", "--", "-.", ":")
+MOST_NAMES = 30  # of variants in a picture, before the dominated ones stay without
 MOST_CURVES = len(PALETTE) * len(DASHES)  # that a person can tell apart
 WIDTH, PANEL_HEIGHT, DPI = 16.0, 5.6, 100  # inches, inches, dots per inch: 1600 x 560 pixels for three panels
 
@@ -108,9 +109,11 @@ def clean_axis(axis: Axes) -> None:
     axis.tick_params(colors=INK, labelsize=11, length=3)
 
 
-def group_handles(selection: Selection) -> list[Line2D | Patch]:
-    """A legend's entries for the groups of variants that are there."""
-    there = {group_of(selection, row) for row in selection.rows}
+def group_handles(selection: Selection, *, all_named: bool = False) -> list[Line2D | Patch]:
+    """A legend's entries for the groups of variants that are there; one whose names are left out says so."""
+    groups = [group_of(selection, row) for row in selection.rows]
+    there = set(groups)
+    unnamed = f", {groups.count('rest')} not named" if len(groups) > MOST_NAMES and not all_named else ""
     return [
         Line2D(
             [],
@@ -120,7 +123,7 @@ def group_handles(selection: Selection) -> list[Line2D | Patch]:
             markersize=min(style.size, 14),
             markerfacecolor=style.face,
             markeredgecolor=style.edge,
-            label=style.legend,
+            label=style.legend + (unnamed if name == "rest" else ""),
         )
         for name, style in reversed(STYLES.items())
         if name in there

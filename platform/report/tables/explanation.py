@@ -33,7 +33,9 @@ def show_explanation(drawn: DrawnExplanation, console: Console) -> None:
             f"Pairs, {found.part} points beyond the sum of each alone, both at their highest weight:", highlight=False
         )
         console.print(_pairs(found))
-        console.print("bold: more than chance (Holm over a benchmark's pairs)", style="dim", highlight=False)
+        shown = f"the first {MOST_PAIRS} of {len(found.interactions)}; " if len(found.interactions) > MOST_PAIRS else ""
+        said = f"{shown}bold: more than chance (Holm over a benchmark's pairs)"
+        console.print(said, style="dim", highlight=False)
     if found.looks:
         console.print(
             f"Early looks against the end ({found.part} accuracies), correlation over finished trials:", highlight=False

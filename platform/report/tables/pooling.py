@@ -8,6 +8,7 @@ from rich.table import Table
 
 from equipoise.platform.analysis.pooling import HELPS, HURTS, PooledMix, Pooling
 from equipoise.platform.report.tables.width import make_room
+from equipoise.platform.stats.verdict import listed
 
 STYLES = {HELPS: "bold green", HURTS: "bold red"}
 
@@ -41,8 +42,8 @@ def show_pooling(found: Pooling, console: Console) -> None:
         markup=False,
     )
     if found.single:
-        names = ", ".join(found.single)
-        console.print(f"In one study alone, and not pooled: {names}.", highlight=False, markup=False)
+        said = f"In one study alone, and not pooled: {listed(found.single)}."
+        console.print(said, highlight=False, markup=False)
     for note in found.notes:
         console.print(f"- {note}", highlight=False, markup=False)
 
