@@ -252,7 +252,7 @@ def _constraints(context: click.Context, parameter: click.Parameter, values: tup
 
 
 def named(folder: str, what: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """See that an option names what ships, or a file: at once, before what takes seconds to load.
+    """See that an option which is no file names what ships: at once, before what takes seconds to load.
 
     Args:
         folder: of ``search_spaces/``.
@@ -262,7 +262,7 @@ def named(folder: str, what: str) -> Callable[[click.Context, click.Parameter, s
     def check(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
         from equipoise.platform.settings.files import find
 
-        if value is not None:
+        if value is not None and Path(value).suffix not in (".yaml", ".yml"):
             find(folder, value, what)
         return value
 

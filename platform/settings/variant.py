@@ -15,7 +15,7 @@ from equipoise.models.schedules import SCHEDULES
 from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import load_yaml
-from equipoise.platform.settings.plugins import failures, origin_of
+from equipoise.platform.settings.plugins import failures, installed, origin_of
 
 CONTROLS = ("baseline", "random_init")
 
@@ -58,13 +58,13 @@ def describe(variant: Variant) -> str:
 Reading = Literal["as_described", "as_published"]
 
 
+installed()
 RECORDS = objectives.RECORDS
-"""Every objective that is known, by name; what a plug-in registers appears in it."""
+"""Every objective that is known, by name: shipped, or of an installed package; what a file brings appears in it."""
 
 
 def described() -> dict[str, str]:
     """What every objective that is known does, by name, and which plug-in brings it."""
-    failures()  # those of installed packages are known from here on
     origins = {name: origin_of(name) for name in RECORDS}
     brought = {name: f" [{origin}]" if origin else "" for name, origin in origins.items()}
     return {name: record.description + brought[name] for name, record in RECORDS.items()}

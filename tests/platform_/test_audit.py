@@ -257,5 +257,6 @@ def test_command(miniature_home: Path, tiny_overrides: tuple[str, ...], tmp_path
     assert "3 of 4 objectives reach what they move, 1 dead" in shown.stdout
     assert shown.exit_code == 0
     strict = CliRunner().invoke(audit_command, [*arguments, "--reading", "as_published", "--strict"])
-    assert (strict.exit_code, strict.stdout) == (1, shown.stdout)
+    assert strict.exit_code == 1
+    assert strict.stdout.splitlines()[:-1] == shown.stdout.splitlines()[:-1], "the last line has its seconds"
     assert CliRunner().invoke(audit_command, [*arguments, "--strict"]).exit_code == 0

@@ -53,7 +53,7 @@ def objectives(**change: Any) -> dict[str, Any]:
         ({"objectives": {"hard_region": {"low": 0.1, "hihg": 1.0}}}, "hard_region.hihg'; did you mean 'high'?"),
         (
             {"objectives": objectives(detla={"low": 0.1, "high": 1})},
-            "'detla' in the search space; did you mean 'delta'?",
+            "unknown objective 'detla'; did you mean 'delta'?",
         ),
         ({"objectives": {}}, "objectives is {}"),
         (

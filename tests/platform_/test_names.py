@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import sys
 import unicodedata
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from equipoise.platform.cli.options import terminal
 from equipoise.platform.cli.plain import MARKS, PLAIN
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.report.front import conclude_table
+from equipoise.platform.report.html.charts import pair
 from equipoise.platform.report.plots.style import legend_label, save_figure
 from equipoise.platform.report.tables.front import show
 from equipoise.platform.settings.base import parse
@@ -76,6 +79,10 @@ def test_any_name_of_a_table_is_shown_as_it_is_written(tmp_path: Path, name: str
     console = Console(file=(out := io.StringIO()), width=400, markup=False, emoji=False, highlight=False)
     show(found, console)
     assert name in out.getvalue()
+    unknown = {(v, b): (math.nan, math.nan) for v in ("baseline", name) for b in BENCHMARKS}
+    chart = ET.fromstring(pair(found.selection, unknown, *BENCHMARKS))
+    assert name in {part.get("data-variant") for part in chart.iter()}
+    assert any((part.text or "").startswith(name) for part in chart.iter() if part.tag.endswith("title"))
 
 
 def test_the_consoles_of_commands_read_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -638,6 +638,22 @@ def test_search_in_a_browser(record: Record, browser: Chrome, tmp_path: Path) ->
     assert console(browser) == []
 
 
+ODD = ("0", "a b", "a.b-c_d", "A" * 64, "e1", "1.0", "null", "true")
+
+
+def test_names_are_the_same_in_the_page_and_in_mlflow(record: Record, tmp_path: Path) -> None:
+    study = "1.0 null"
+    home = record(study, {**dict.fromkeys(("baseline", *ODD), SCORES["baseline"])})
+    page = words(write_report(StudyRecord.open(home, study), tmp_path / "page.html").path.read_text(encoding="utf-8"))
+    assert study in page
+    for name in ODD:
+        assert f" {name} " in page, name
+    kept = StudyRecord.open(home, study)
+    assert {run.data.tags["variant"] for run in kept.trials} == {"baseline", *ODD}
+    assert set(kept.table.variants) == {"baseline", *ODD}
+    assert {run.info.run_name.rpartition(" s")[0] for run in kept.trials} == {"baseline", *ODD}
+
+
 def test_a_damaged_journal_costs_the_page_its_importances_and_no_more(record: Record) -> None:
     scores = {name: SCORES[name] for name in ("baseline", "random_init")}
     definition = {"sampler": "tpe", "trials": 2, "objectives": {"delta": {"low": 0.1, "high": 1.0}}}
