@@ -30,7 +30,7 @@ class Source:
 
     name: str
     cache: ClipCache
-    weight: float = 1.0
+    weight: float
 
 
 class Draw(NamedTuple):

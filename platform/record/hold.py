@@ -48,7 +48,7 @@ class Holder:
         return cls(os.uname().nodename, os.getpid(), time.time())
 
     def __str__(self) -> str:
-        then, now = time.localtime(self.since), time.localtime()
+        then, now = time.localtime(self.since), time.localtime(time.time())
         form = "%H:%M" if then[:3] == now[:3] else "%Y-%m-%d %H:%M"
         return f"process {self.pid} on {self.host} since {time.strftime(form, then)}"
 

@@ -20,6 +20,14 @@ from equipoise.data.miniature import encode_video
 Encode = Callable[..., bytes]
 
 
+@pytest.mark.parametrize(("decoder", "least"), [("pyav", 0), ("decord", 1)])
+def test_decord_needs_a_process_of_its_own(decoder: str, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "decoder_name", lambda: decoder)
+    module.check_workers(least)
+    with pytest.raises(ValueError, match=rf"workers is {least - 1}; it must be at least {least}"):
+        module.check_workers(least - 1)
+
+
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
     return SCENES["mini_ssv2"].render("train", 4, seed=1, size=64, frames=16)[0]

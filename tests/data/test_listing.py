@@ -44,6 +44,8 @@ def test_unreadable_files_are_counted_and_named(files: Path) -> None:
     assert len(manifest) == 1
     assert report.total == 3
     assert [path for path, _ in report.failures] == ["broken.mp4", "missing.mp4"]
+    with pytest.raises(ManifestError, match=rf"none of 2 files below .* can be read; {report.failures[0][1]}"):
+        manifest_of_list("own", "train", files, items[1:], workers=0)
 
 
 @pytest.mark.parametrize(

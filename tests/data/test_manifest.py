@@ -36,6 +36,18 @@ def rewrite(path: Path, change: Any) -> None:
     pq.write_table(change(table), path)
 
 
+def test_what_two_splits_share_is_found_by_path_and_by_content(tmp_path: Path) -> None:
+    train = manifest(tmp_path)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "1.mp4").write_bytes(b"x")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "clips" / "1.mp4")
+    rows = [row(5, 0), row(6, 0, path="copy.mp4", sha256=f"{0:064x}"), row(7, 0, path="link.mp4", sha256="")]
+    test = Manifest.from_rows("toy", "test", tmp_path, ("jump", "fall"), rows)
+    assert test.shared(train) == ["copy.mp4", "link.mp4"]
+    unhashed = Manifest.from_rows("toy", "more", tmp_path / "b", ("jump",), [row(0, 0, sha256="")])
+    assert unhashed.shared(Manifest.from_rows("toy", "else", tmp_path, ("jump",), [row(0, 0, sha256="")])) == []
+
+
 def test_round_trip_keeps_every_column_and_the_hash(tmp_path: Path) -> None:
     before = manifest(tmp_path)
     before.write(tmp_path / "train.parquet")

@@ -120,6 +120,9 @@ def test_drawn_parameters_stay_in_their_ranges_and_repeat() -> None:
         assert 0 <= left <= left + w <= 48
         assert h >= 1
         assert w >= 1
+    # Every choice is its own draw: none tells of another.
+    choices = torch.stack([params.area, params.ratio, params.top, params.left, params.flip.float()])
+    assert (torch.corrcoef(choices) - torch.eye(5)).abs().max() < 4 / math.sqrt(2000)
     again = augment.draw(2000, torch.Generator().manual_seed(0))
     assert torch.equal(again.area, params.area)
     assert torch.equal(again.flip, params.flip)

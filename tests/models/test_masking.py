@@ -348,8 +348,9 @@ def test_published_scale_divides_slots_by_other_clips() -> None:
     assert origins[1].sum() > 0.999
 
 
-def test_blocks_that_span_part_of_time_hide_one_run_of_slots() -> None:
-    grid = TokenGrid(4, 4, 4)
+@pytest.mark.parametrize("slots", [4, 8])
+def test_blocks_that_span_part_of_time_hide_one_run_of_slots(slots: int) -> None:
+    grid, half = TokenGrid(slots, 4, 4), slots // 2
     config = MaskConfig(blocks=(BlockSpec(count=1, area=0.99, time=0.5),))
     g = torch.Generator().manual_seed(0)
     starts = set()
@@ -360,13 +361,12 @@ def test_blocks_that_span_part_of_time_hide_one_run_of_slots() -> None:
         masked = grid.visible(mask.masked)
         assert not (masked & ~hidden).any()
         for row in masked:
-            slots = row.flatten(1).any(1).nonzero().flatten().tolist()
-            assert len(slots) == 2
-            assert slots[1] == slots[0] + 1
-            starts.add(slots[0])
-            # The same places in both slots.
-            whole += int(row[slots[0]].all() and row[slots[1]].all())
-    assert starts == {0, 1, 2}
+            run = row.flatten(1).any(1).nonzero().flatten().tolist()
+            assert run == list(range(run[0], run[0] + half))
+            starts.add(run[0])
+            # The same places in all of its slots.
+            whole += int(row[run].all())
+    assert starts == set(range(half + 1))
     assert whole > 0
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,20 @@ def test_a_second_driver_is_told_who_the_first_is(tmp_path: Path, stop: int | No
         with home.hold("c4"):
             assert f"process {os.getpid()} on" in refused(home, "c4"), "nor twice in one process"
         assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_a_holder_of_another_day_is_told_with_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    since = time.mktime((2026, 3, 5, 9, 7, 0, 0, 0, -1))
+    holder = hold.Holder("node-1", 77, since)
+    for now, said in (
+        ((2026, 3, 5, 23, 0), "09:07"),
+        ((2026, 3, 6, 9, 7), "2026-03-05 09:07"),
+        ((2026, 4, 5, 9, 7), "2026-03-05 09:07"),
+        ((2027, 3, 5, 9, 7), "2026-03-05 09:07"),
+    ):
+        at = time.mktime((*now, 0, 0, 0, -1))
+        monkeypatch.setattr(time, "time", lambda at=at: at)
+        assert str(holder) == f"process 77 on node-1 since {said}"
 
 
 def test_homes_that_share_the_place_of_their_trials_share_its_studies(tmp_path: Path) -> None:
