@@ -138,7 +138,7 @@ def shared_seeds(found: Sequence[Sample]) -> tuple[int, ...]:
 def _with_seeds(spread: Spread, variance: float, freedom: float) -> Spread:
     """The same spread with another estimate of what seeds contribute."""
     if spread.source in ("seeds", "none"):
-        return Spread(variance, "seeds", 1.0, freedom) if variance > ROUNDING else UNKNOWN
+        return Spread(variance, "seeds", 1.0, freedom)
     total = variance + spread.variance * (1 - spread.share)
     return Spread(total, spread.source, variance / total if total else 0.0, freedom, spread.item_freedom)
 

@@ -295,3 +295,14 @@ def test_hamiltonian_under_no_grad_of_features_without_gradient() -> None:
     torch.testing.assert_close(value, trained.detach())
     trained.backward()
     assert all(p.grad is not None for p in list(objective.parameters())[:-1])
+
+
+def test_directions_of_neighbouring_seeds_and_of_calls_are_all_their_own() -> None:
+    drawn = []
+    for seed in (7, 8, 9):
+        torch.manual_seed(seed)
+        objective = SIGReg(D, slices=4)
+        for _ in range(3):
+            drawn.append(objective.directions(D, torch.device("cpu")))
+            objective(random_latents())
+    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])

@@ -157,3 +157,32 @@ def test_a_killed_driver_leaves_a_book_that_agrees_with_what_it_did(tmp_path: Pa
     assert [n for n, r in rows.items() if r.status == "proposed"] in ([], [max(rows)])
     assert sorted(rows) == list(range(1, len(rows) + 1))
     assert Ledger(path).open_trial("next", "search").number == len(rows) + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (sqlite3.SQLITE_CORRUPT_INDEX, "is damaged"),  # an extended code: its last byte is the error's
+        (sqlite3.SQLITE_NOTADB, "is damaged"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "cannot be used: so it is"),
+        (sqlite3.SQLITE_IOERR_READ, "cannot be used: so it is"),
+        (sqlite3.SQLITE_CONSTRAINT_UNIQUE, None),
+    ],
+)
+def test_what_sqlite_says_becomes_a_sentence_unless_it_is_our_mistake(
+    code: int, words: str | None, tmp_path: Path
+) -> None:
+    error = sqlite3.OperationalError("so it is")
+    error.sqlite_errorcode = code
+
+    def fail() -> None:
+        raise error
+
+    ledger = Ledger(tmp_path / "ledger.db")
+    if words is None:
+        with pytest.raises(sqlite3.OperationalError):
+            ledger._told(fail)
+    else:
+        with pytest.raises(StudyError, match=words):
+            ledger._told(fail)
+    ledger.close()

@@ -305,6 +305,13 @@ def test_the_spread_of_a_contrast_by_hand() -> None:
     assert pooled.variance == pytest.approx(9.0 * 2 / 3 + own.variance * (1 - own.share))
     assert pooled.seed_freedom == 10
     assert pooled.share == pytest.approx(6 / pooled.variance)
+    # Of single seeds, what a seed does is known from other runs alone: half a variant counts a quarter of it.
+    three = [(0.5, numbers([70.0], None, "a")), (0.5, numbers([72.0], None, "b")), (-1.0, numbers([60.0], None, "c"))]
+    assert contrast("x", three, noise=Residual(4.0, 8)).spread.variance == pytest.approx(4.0 * (0.25 + 0.25 + 1))
+    # Items that all move with the seed, and a pooled spread that shows none: nothing is known, and nothing fails.
+    every = np.repeat([[True], [False]], 50, axis=1)
+    flat = [(1.0, sample(every, name="a")), (-1.0, sample(~every & every, name="b"))]
+    assert contrast("x", flat, residual=Residual(0.0, 4)).spread.source == "none"
 
 
 def test_noise_is_pooled_over_what_ran_twice() -> None:
