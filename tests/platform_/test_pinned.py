@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from equipoise.models.objectives import published_objectives
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.files import shipped
 from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.trial import TrialSettings, load_regime
-from equipoise.platform.settings.variant import RECORDS, Reading, Variant, variants
+from equipoise.platform.settings.variant import Reading, Variant, variants
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial.reporter import LocalReporter
 from equipoise.platform.trial.trainer import Trainer
@@ -45,7 +46,7 @@ def test_a_short_training_has_the_losses_it_had(
     name: str, reading: Reading, miniature_paths: Paths, tiny_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Bit for bit on the version of PyTorch and the vector instructions it was recorded with; closely on others."""
-    weights = dict.fromkeys(RECORDS, 0.1) if name == "every objective" else {}
+    weights = dict.fromkeys((r.name for r in published_objectives()), 0.1) if name == "every objective" else {}
     settings = TrialSettings(
         variant_name="made_up",
         variant=parse(Variant, {"objectives": weights}, name),

@@ -75,7 +75,7 @@ def test_it_is_listed_shown_and_searched_as_those_that_ship(file: Path, call: Ca
     everything = {"name": "all", "regime": "miniature", "preset": "nano", "trials": 3, "objectives": "all"}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({**everything, "plugins": [file.name]}))
     space = load_sweep(str(tmp_path / "space.yaml"), {})
-    assert set(space.objectives) == set(RECORDS) == {r.name for r in published_objectives()} | {NAME}
+    assert set(space.objectives) == set(RECORDS) >= {r.name for r in published_objectives()} | {NAME}
     assert (space.objectives[NAME].low, space.objectives[NAME].high) == (0.01, 0.3)
     assert f"{NAME} " in call("space", "show", "space.yaml")[1]
     assert NAME in load_yaml(_shown(call, tmp_path))["objectives"]
