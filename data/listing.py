@@ -1,9 +1,12 @@
-"""Manifests of one's own files: from a list of paths and labels."""
+"""Manifests of one's own files: from a list of paths and labels, or from a folder for each class."""
 
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +15,67 @@ from equipoise.data.decode import DecodeError, image_facts, video_facts
 from equipoise.data.decode_report import DecodeReport
 from equipoise.data.manifest import Manifest, ManifestError
 
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"})
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+NUMBERED = re.compile(r"(?P<path>\S+?)(?:::|\s+)(?P<label>\d{1,6})")
+KINETICS = ("youtube_id", "time_start", "time_end")
 CHUNK = 64  # files a process describes at a time
 
 
-def read_list(path: Path) -> list[tuple[str, str]]:
-    """Paths and label names of a CSV file with a header ``path,label``, less blanks around them and a mark of UTF-8.
+@dataclass(frozen=True)
+class Listing:
+    """Files and their classes, as a person has them.
+
+    Attributes:
+        items: path, relative to a root, and label name of every file.
+        classes: label names in the order of their ids, where that is given; None: sorted.
+    """
+
+    items: list[tuple[str, str]]
+    classes: tuple[str, ...] | None = None
+
+
+def list_folders(root: Path) -> Listing:
+    """Every video and picture in the sub-folders of a folder, each of which is a class; deeper ones belong to it.
+
+    Raises:
+        ManifestError: if there is no such file.
+    """
+    inside = sorted(file.relative_to(root) for file in root.glob("*/**/*") if file.suffix.lower() in VIDEOS | IMAGES)
+    found = [
+        (file.as_posix(), file.parts[0]) for file in inside if not any(part.startswith(".") for part in file.parts)
+    ]
+    if not found:
+        known = ", ".join(sorted(VIDEOS | IMAGES))
+        raise ManifestError(f"{root} has no sub-folder with a video or picture in it ({known}): one for each class.")
+    return Listing(found)
+
+
+def read_list(path: Path, root: Path | None = None) -> Listing:
+    """Paths and labels of a list: of a CSV file, or one of those that V-JEPA and Kinetics use.
+
+    - A CSV file with a header ``path,label``, less blanks around them and a mark of UTF-8.
+    - Lines of a path and a whole number, parted by a blank or ``::``, as V-JEPA's: the numbers are the ids.
+    - Kinetics' CSV: a clip's file is ``ID_START_END`` with any ending, wherever it lies below the root.
+
+    Args:
+        path: the list.
+        root: where files are looked for that a list does not name by their path.
 
     Raises:
         ManifestError: if the file is missing, has other columns or separators, an empty cell or no row.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            reader = csv.DictReader(f, skipinitialspace=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            _check_header(path, list(reader.fieldnames))
-            rows = [((r["path"] or "").strip(), (r["label"] or "").strip()) for r in reader]
+        text = path.read_text(encoding="utf-8-sig")
+        numbered = _numbered(text)
+        if numbered is not None:
+            return numbered
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        if set(KINETICS) <= set(reader.fieldnames):
+            return _kinetics(path, list(reader), root)
+        _check_header(path, list(reader.fieldnames))
+        rows = [((r["path"] or "").strip(), (r["label"] or "").strip()) for r in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ManifestError(f"The list {path} cannot be read ({reason}); give a CSV in UTF-8.") from error
@@ -36,7 +84,33 @@ def read_list(path: Path) -> list[tuple[str, str]]:
             raise ManifestError(f"{path}, line {line}: path is {file!r} and label {label!r}; expected both.")
     if not rows:
         raise ManifestError(f"The list {path} has no rows; give one for each file below its first line.")
-    return rows
+    return Listing(rows)
+
+
+def _numbered(text: str) -> Listing | None:
+    """A list of V-JEPA's, whose labels are the ids themselves; None for another file."""
+    found = [NUMBERED.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
+    rows = [(line["path"], int(line["label"])) for line in found if line is not None]
+    if not rows or len(rows) < len(found):
+        return None
+    most = max(label for _, label in rows)
+    return Listing([(file, str(label)) for file, label in rows], tuple(map(str, range(most + 1))))
+
+
+def _kinetics(path: Path, rows: list[dict[str, str]], root: Path | None) -> Listing:
+    """A list of Kinetics', whose files are named by their video and its seconds."""
+    if not rows or any(not (row.get("label") or "").strip() for row in rows):
+        raise ManifestError(f"{path} has the columns of Kinetics' lists, rows without a label: give a labelled split.")
+    lie = {} if root is None else {file.stem: file.relative_to(root).as_posix() for file in sorted(root.rglob("*.*"))}
+    found = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            start, end = (int(float(row[key])) for key in KINETICS[1:])
+        except (TypeError, ValueError):
+            raise ManifestError(f"{path}, line {line}: {KINETICS[1:]} are no seconds: {row}.") from None
+        stem = f"{row[KINETICS[0]].strip()}_{start:06d}_{end:06d}"
+        found.append((lie.get(stem, f"{stem}.mp4"), row["label"].strip()))
+    return Listing(found)
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -62,8 +136,8 @@ def _check_header(path: Path, header: list[str]) -> None:
     parts = first.split()
     if len(header) == 1 and len(parts) == 2 and parts[1].lstrip("-").isdigit():
         raise ManifestError(
-            f"{path} begins with a file and a number, as V-JEPA's lists do: put commas for blanks, a label's name for "
-            f"its number where there is one, and {advice}."
+            f"{path} begins with a file and a number, as V-JEPA's lists do, and has lines that do not: every line is a "
+            "path without blanks, a blank, and a whole number from 0 on."
         )
     if len(header) == 2 and "." in header[0]:
         raise ManifestError(f"{path} begins with {first}, which looks like a row: {advice}, above it.")

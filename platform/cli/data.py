@@ -257,7 +257,12 @@ def _faults(faults: dict[str, int]) -> str:
 @data.command("manifest", short_help="Describe your own files: NAME and SPLIT.")
 @click.argument("name")
 @click.argument("split")
-@click.option("--list", "listing", type=click.Path(path_type=Path), required=True, help="CSV with columns path,label.")
+@click.option(
+    "--list",
+    "listing",
+    type=click.Path(path_type=Path),
+    help="CSV with columns path,label; V-JEPA's lines PATH LABEL; Kinetics' CSV. Default: a folder for each class.",
+)
 @click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that read.")
 @click.option("--budget", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share that may fail.")
@@ -266,7 +271,7 @@ def _faults(faults: dict[str, int]) -> str:
 def data_manifest(
     name: str,
     split: str,
-    listing: Path,
+    listing: Path | None,
     root: Path,
     workers: int,
     budget: float,
@@ -278,7 +283,7 @@ def data_manifest(
     A split takes the classes of the data set's train split, where there is one, so that labels agree. Files that
     another split holds too, by path or by content, are counted and named: they would be tested on what was trained on.
     """
-    from equipoise.data.listing import manifest_of_list, read_list
+    from equipoise.data.listing import list_folders, manifest_of_list, read_list
     from equipoise.data.manifest import Manifest
 
     for what, word in (("NAME", name), ("SPLIT", split)):
@@ -289,13 +294,13 @@ def data_manifest(
     place = places.open()
     place.make()
     folder = place.data / name
-    items = read_list(listing)
+    listed = list_folders(root) if listing is None else read_list(listing, root)
     train = folder / "train.parquet"
-    classes = Manifest.read(train).classes if split != "train" and train.is_file() else None
+    classes = Manifest.read(train).classes if split != "train" and train.is_file() else listed.classes
     others = [Manifest.read(path) for path in sorted(folder.glob("*.parquet")) if path.stem != split]
     with progress_bar("Reading") as progress:
         manifest, report = manifest_of_list(
-            name, split, root.resolve(), items, classes=classes, workers=workers, progress=progress
+            name, split, root.resolve(), listed.items, classes=classes, workers=workers, progress=progress
         )
     folder.mkdir(parents=True, exist_ok=True)
     report.write(folder / f"{split}.report.json")
