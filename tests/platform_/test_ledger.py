@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from equipoise.platform.errors import StudyError
-from equipoise.platform.record.ledger import OPEN, Ledger
+from equipoise.platform.record.ledger import OPEN, Ledger, baseline_of
 
 
 def test_a_new_trial_has_an_identity_and_nothing_else(tmp_path: Path) -> None:
@@ -186,3 +186,19 @@ def test_what_sqlite_says_becomes_a_sentence_unless_it_is_our_mistake(
         with pytest.raises(StudyError, match=words):
             ledger._told(fail)
     ledger.close()
+
+
+def test_the_baseline_is_the_mean_of_its_finished_trials_alone(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert baseline_of(ledger.rows()) is None
+        for name, status, accuracy in (
+            ("baseline", "finished", 40.0),
+            ("baseline", "finished", 50.0),
+            ("baseline", "running", None),
+            ("baseline", "stopped", 99.0),
+            ("hw", "finished", 90.0),
+        ):
+            number = ledger.open_trial(name, "ablation").number
+            result = None if accuracy is None else {"accuracies": {"mini": accuracy}}
+            ledger.update(number, status=status, result=result)
+        assert baseline_of(ledger.rows()) == {"mini": 45.0}
