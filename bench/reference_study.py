@@ -26,6 +26,7 @@ from equipoise.platform.analysis.spending import spending
 from equipoise.platform.record.openings import openings_of
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.report.front import conclude_study
+from equipoise.platform.settings.study import load_ablation
 from equipoise.platform.settings.variant import BASELINE
 from equipoise.platform.stats.published import published_path
 from equipoise.platform.stats.uncertainty import Difference, compare, holm
@@ -36,6 +37,8 @@ PAGE = ROOT / "docs" / "reference_study.md"
 ABLATIONS = ("miniature", "miniature_single", "miniature_synthetic")
 MIXED, SYNTHETIC, SEARCH, CONFIRMED = "miniature", "miniature_synthetic", "search", "search_confirmation"
 RANDOM_INIT = "random_init"
+PLANNED = tuple(f"reference_{part}" for part in ABLATIONS)
+SEARCHED = "reference_search"
 Tables = dict[str, str]
 
 
@@ -97,6 +100,24 @@ def account(records: Mapping[str, StudyRecord]) -> str:
     return markdown(["reference", "definition", "trials", "CPU hours", "test part opened"], rows)
 
 
+def state(records: Mapping[str, StudyRecord]) -> str:
+    """How much of what was planned is there."""
+    parts = []
+    for name in PLANNED:
+        planned = load_ablation(name, {})
+        trials = len(planned.controls()) + len(planned.members())
+        done = sum(len(record.finished) for record in records.values() if record.name == name)
+        parts.append((done, f"{done} of the {trials} trials of `{name}`", done == trials))
+    search = any(record.name == SEARCHED for record in records.values())
+    parts.append((search, f"the search `{SEARCHED}` and its confirmation", search))
+    if all(whole for *_, whole in parts):
+        return "It is whole: every planned trial is finished."
+    begun = ", ".join(said for done, said, _ in parts if done)
+    rest = ", ".join(said for done, said, _ in parts if not done)
+    waits = f" Not begun: {rest}." if rest else ""
+    return f"**It is under way**: finished are {begun}. Every number below will move.{waits}"
+
+
 def effects(record: StudyRecord) -> str:
     """Main effects and interactions of the headline's parts."""
     found = effects_of(record)
@@ -152,6 +173,7 @@ def tables(home: Path) -> Iterator[tuple[str, str]]:
     """Every table that the bundles there are give, by name."""
     records = {name: open_bundle(name, home) for name in references()}
     ablations = {name: records[name] for name in ABLATIONS if name in records}
+    yield "state", state(records)
     yield "account", account(records)
     yield "controls", controls(ablations)
     for name, record in ablations.items():
