@@ -92,6 +92,18 @@ class ProbeSetting(Settings):
         return value
 
 
+class InitialEncoder(Settings):
+    """A checkpoint that the encoder starts from, instead of random numbers; the untrained control does not.
+
+    Attributes:
+        file: a file or a folder, here or in an object store; relative to the preset's own file.
+        sha256: of the file (of ``state.pt`` in a folder): which one it is, for the trial's key and for every node.
+    """
+
+    file: str = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class Preset(Settings):
     """Size of the model and how it is trained and probed: what differs between a laptop and a cluster."""
 
@@ -107,6 +119,11 @@ class Preset(Settings):
         "raw",
         description="raw frames, or JPEG images of them: a tenth of the space, decoded at every reading",
         exclude_if=lambda storage: storage == "raw",  # so that trials keep the keys they had before this existed
+    )
+    initial_encoder: InitialEncoder | None = Field(
+        None,
+        description="a checkpoint that training starts from; null: random numbers",
+        exclude_if=lambda initial: initial is None,  # so that trials keep the keys they had before this existed
     )
     probes: dict[Pooling, ProbeSetting]
     checkpoint_every: int = Field(300, ge=1, description="steps between checkpoints")
@@ -159,6 +176,9 @@ def _inherited(path: Path, heirs: tuple[Path, ...]) -> Any:
     if path in heirs:
         raise SettingsError(f"preset {path} is based on itself: {' <- '.join(map(str, (*heirs, path)))}")
     data = load_yaml(path)
+    initial = data.get("initial_encoder") if isinstance(data, dict) else None
+    if isinstance(initial, dict) and isinstance(initial.get("file"), str) and "://" not in initial["file"]:
+        initial["file"] = str(path.parent / initial["file"])
     if not isinstance(data, dict) or "base" not in data:
         return data
     base = data.pop("base")

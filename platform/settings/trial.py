@@ -137,6 +137,8 @@ class TrialSettings(Settings):
     def key(self) -> str:
         """Sixteen hex digits that identify these settings; resources do not count, they do not change the result."""
         content = self.model_dump(mode="json", exclude={"resources", "benchmarks"})
+        if self.preset.initial_encoder is not None:  # which one it is, wherever it lies
+            content["preset"]["initial_encoder"] = self.preset.initial_encoder.sha256
         if self.plugins:
             content["plugins"] = [plugin.sha256 for plugin in self.plugins]
         for benchmark in content["regime"]["benchmarks"].values():

@@ -13,8 +13,12 @@ from equipoise.platform.errors import CheckpointError
 from equipoise.platform.seeds import stream
 from equipoise.platform.settings.mix import Mix, resolve
 from equipoise.platform.settings.plugins import check
+from equipoise.platform.settings.preset import InitialEncoder
 from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.storage import Place
+from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.checkpoint import Checkpoint, load_strictly
+from equipoise.platform.trial.initial import check_sha256, start_from_file
 
 
 def scored_encoder(model: VideoJEPA, mix: Mix) -> VideoEncoder:
@@ -26,8 +30,8 @@ def frozen_encoder(found: Checkpoint) -> VideoEncoder:
     """The encoder that evaluation scores, in evaluation mode.
 
     Raises:
-        CheckpointError: if it is of other shapes, or its parameters still equal their initialisation although the
-            variant was trained.
+        CheckpointError: if it is of other shapes, or its parameters still equal their initialisation, or the
+            checkpoint that it started from, although the variant was trained.
     """
     mix = resolve(found.settings)
     model = build_model(found.settings, mix)
@@ -63,12 +67,40 @@ def encoder_of(settings: TrialSettings, state: Mapping[str, Any]) -> VideoEncode
 
 
 def build_model(settings: TrialSettings, mix: Mix) -> VideoJEPA:
-    """The model as initialised by the trial's seed; the same seed gives the same parameters bit for bit on CPU.
+    """The model before its first step: by the trial's seed, then by the checkpoint that its encoder starts from.
+
+    The same seed gives the same parameters bit for bit on CPU.
 
     Raises:
         SettingsError: a plug-in of the trial is installed in another version here.
+        CheckpointError: the checkpoint that it starts from is not there, or does not fit.
     """
     check(settings.plugins)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(settings.seed, "initialisation"))
-        return VideoJEPA(mix.model, mix.terms)
+        model = VideoJEPA(mix.model, mix.terms)
+    if settings.preset.initial_encoder is not None and not settings.variant.untrained:
+        start_from(model.encoder, settings.preset.initial_encoder)
+        model.target_encoder.load_state_dict(model.encoder.state_dict())
+    return model
+
+
+def start_from(encoder: VideoEncoder, given: InitialEncoder) -> None:
+    """Give an encoder the parameters of a checkpoint: a folder that Equipoise wrote, or a file of a state dict.
+
+    Raises:
+        CheckpointError: it is not there, is another one than its sha256 says, or does not fit.
+    """
+    place = Place.at(given.file)
+    try:
+        if checkpoints.STATE in place.names():
+            with (place / checkpoints.STATE).fetched() as file:
+                check_sha256(file, place, given.sha256)
+            load_strictly(encoder, frozen_encoder(checkpoints.load(place)).state_dict(), place)
+            return
+        with place.fetched() as file:
+            start_from_file(encoder, file, place, given.sha256)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"initial_encoder: {place} is not there; give a file, or the folder of a checkpoint"
+        ) from None
