@@ -182,6 +182,9 @@ def test_a_gain_beyond_all_luck_is_said_to_be_one() -> None:
     assert "better than baseline on every benchmark, with all 6 mixes counted" in found.sentence
     assert found.sentence.endswith("Not confirmed: equipoise confirm mine.")
     assert "Expected gains" not in found.sentence  # six mixes are too few to shrink by
+    assert " leads 6 candidates (one seed each)" in found.sentence
+    rows: Rows = {"baseline": {0: (50.0,), 1: (51.0,)}, "x": {0: (60.0,)}, "y": {0: (55.0,), 1: (56.0,), 2: (55.5,)}}
+    assert select(made(rows)).sentence.startswith("x leads 2 candidates (1 to 3 seeds each): a +10.00")
 
 
 def test_expected_gains_are_the_posterior_mean_of_the_normal_model() -> None:
@@ -195,6 +198,11 @@ def test_expected_gains_are_the_posterior_mean_of_the_normal_model() -> None:
     right = 1 + effects @ np.linalg.inv(effects + noise) @ (gains[17] - 1)
     assert [e.points for e in found] == pytest.approx(right, abs=0.15)
     assert all(e.low < e.points < e.high for e in found)
+    # Of a mix with four seeds among others with one, a quarter of the noise.
+    four = shrinkage.expected_gains(gains, [4 if k == 17 else 1 for k in range(K)], [4] * K, noise, 3, 17)
+    assert four is not None
+    right = 1 + effects @ np.linalg.inv(effects + noise / 4) @ (gains[17] - 1)
+    assert [e.points for e in four] == pytest.approx(right, abs=0.15)
     whole = shrinkage.expected_gains(gains, [1] * K, [4] * K, noise * 1e-9, 3, 17)
     assert whole is not None
     assert [e.points for e in whole] == pytest.approx(gains[17], abs=1e-3)
