@@ -13,7 +13,9 @@ from equipoise.platform.record.ledger import Ledger
 from equipoise.platform.record.mlflow_pages import keep_view
 from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.search.store import SearchStore
+from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.parts import EARLIER, Part, metric_of
+from equipoise.platform.settings.plugins import Plugin
 from equipoise.platform.settings.study import StudyBase, SweepDefinition
 from equipoise.platform.storage import Place
 
@@ -119,6 +121,12 @@ def refuse_other_data(study: str, manifest_hash: str, ledger: Ledger) -> None:
         )
 
 
+def _told(value: Any) -> str:
+    """A value of a definition in a sentence; plug-ins by name and not by their text."""
+    plugins = [one for one in value if isinstance(one, dict) and "sha256" in one] if isinstance(value, list) else []
+    return ", ".join(str(parse(Plugin, one, "plug-in")) for one in plugins) or repr(value)
+
+
 def _same(key: str, now: Any, before: Any) -> bool:
     """Whether a key says what it said. A preset or regime of one's own is named by its file: the folder may move."""
     if key in ("preset", "regime") and str(now).endswith((".yaml", ".yml")):
@@ -142,8 +150,9 @@ def parent_run(
         changed = [k for k in differs if k != MAY_END or now[k] is not None]
         if changed:
             key = changed[0]
+            was, is_ = _told(before.get(key)), _told(now[key])
             raise StudyError(
-                f"study {definition.name!r} was started with {key} {before.get(key)!r}, now it is {now[key]!r}: "
+                f"study {definition.name!r} was started with {key} {was}, now it is {is_}: "
                 "resume it as it was, or choose another --name"
             )
     ledger.set_fact("definition", now)

@@ -16,8 +16,10 @@ import yaml
 from torch import Tensor
 
 from equipoise.models.objectives import RECORDS, Latents, Objective, ObjectiveRecord, published_objectives
-from equipoise.platform.errors import SettingsError
+from equipoise.platform.errors import SettingsError, StudyError
 from equipoise.platform.record.bundle import Bundle, BundleError
+from equipoise.platform.record.home import Home
+from equipoise.platform.record.ledger import Ledger
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.files import load_yaml, shipped
 from equipoise.platform.settings.mix import resolve
@@ -26,6 +28,7 @@ from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.study import load_ablation, load_sweep
 from equipoise.platform.settings.trial import TrialSettings, load_regime
 from equipoise.platform.study.bundling import refuse_code
+from equipoise.platform.study.resume import parent_run
 from equipoise.testing import check_objective
 
 Call = Callable[..., tuple[int, str, str]]
@@ -155,6 +158,21 @@ def test_a_study_names_it_beside_its_own_file_or_on_the_command_line(file: Path,
     (own,) = by_file.trial(name, variant, seed, *by_file.load()).plugins
     assert own.sha256 == by_file.plugins[0].sha256
     assert by_file.trial(*by_file.controls()[0], *by_file.load()).plugins == ()
+
+
+def test_a_study_goes_on_with_the_text_that_it_was_begun_with(file: Path, tmp_path: Path) -> None:
+    content = {"name": "own", "regime": "miniature", "preset": "nano", "custom": {"slow": {"objectives": {NAME: 0.1}}}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**content, "plugins": [file.name]}))
+    book, record = Ledger(tmp_path / "ledger.db"), Home(tmp_path / "home").tracker(create=True)
+    for _ in range(2):
+        parent_run(load_ablation(str(tmp_path / "study.yaml"), {}), "ablation", book, record, ["mini_in"], "test")
+    file.write_text(file.read_text() + "\n# changed\n")
+    with pytest.raises(StudyError) as raised:
+        parent_run(load_ablation(str(tmp_path / "study.yaml"), {}), "ablation", book, record, ["mini_in"], "test")
+    said = "was started with plugins slow_drift.py (sha256 "
+    assert said in str(raised.value)
+    assert "import" not in str(raised.value), "not its text"
+    book.close()
 
 
 def test_code_of_others_runs_only_where_it_is_trusted(file: Path) -> None:
