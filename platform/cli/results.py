@@ -251,11 +251,9 @@ def _must_be_free(port: int) -> None:
 
 def _pages(record: StudyRecord) -> list[tuple[str, str]]:
     """What of a study to look at, and where behind the server's address."""
-    from equipoise.platform.record.mlflow_pages import compare_page, runs_page
+    from equipoise.platform.record.mlflow_pages import runs_page
 
-    pages = [
+    return [
         (f"Trials of {record.name}", runs_page(record.tracker, record.name)),
         ("Accuracies against each other", runs_page(record.tracker, record.name, charts=True)),
     ]
-    compared = compare_page(record.tracker, record.trials)
-    return [*pages, ("Variants side by side", compared)] if compared else pages

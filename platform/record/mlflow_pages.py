@@ -1,4 +1,4 @@
-"""MLflow's own pages, set up for a study: its runs with the accuracies beside them, and its variants compared."""
+"""MLflow's own pages, set up for a study: its variants with their accuracies, as a table and against each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from equipoise.platform.record.tracking import Tracker
 SHARED_VIEW = "mlflow.sharedViewState."  # experiment tags under which MLflow keeps views that a link names
 EXPERIMENT_KIND = "mlflow.experimentKind"  # without it the page asks which kind this is
 TRAINING = "workflowType=machine_learning"  # MLflow's pages are otherwise those for language models
-MOST_COMPARED = 20  # runs in one comparison: as many as its pictures can tell apart
 SECTION = "equipoise-accuracies"
 
 
@@ -66,24 +65,3 @@ def runs_page(tracker: Tracker, study: str, charts: bool = False) -> str:
     """Address, behind that of the server, of a study's runs: as a table, or as charts of their accuracies."""
     asked = f"viewStateShareKey={quote(study)}&{TRAINING}" + ("&compareRunsMode=CHART" if charts else "")
     return f"/#/experiments/{tracker.experiment_id}/runs?{asked}"
-
-
-def compare_page(tracker: Tracker, runs: Sequence[Any]) -> str | None:
-    """Address of MLflow's comparison of a study's variants, each by its first finished seed; None for less than two.
-
-    Controls, the candidate and the front come first, where there are more than can be compared.
-    """
-    first: dict[str, Any] = {}
-    marks = [("role", "control"), ("candidate", "true"), ("front", "true")]
-    for run in sorted(runs, key=lambda r: [r.data.tags.get(tag) != value for tag, value in marks]):
-        tags = run.data.tags
-        if tags.get("status") != "finished":
-            continue
-        there = first.get(tags["variant"])
-        if there is None or int(tags["seed"]) < int(there.data.tags["seed"]):
-            first[tags["variant"]] = run
-    if len(first) < 2:
-        return None
-    shown = [run.info.run_id for run in list(first.values())[:MOST_COMPARED]]
-    experiments = quote(json.dumps([tracker.experiment_id]))
-    return f"/#/compare-runs?runs={quote(json.dumps(shown))}&experiments={experiments}&{TRAINING}"

@@ -22,7 +22,7 @@ from selenium.webdriver import Chrome
 
 from equipoise.platform.cli.main import cli
 from equipoise.platform.record.home import Home
-from equipoise.platform.record.reading import StudyRecord, accuracies_of, find_study
+from equipoise.platform.record.reading import StudyRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # the study they share was run by Ray
 BENCHMARKS = ("mini_dive", "mini_ssv2", "mini_in")
@@ -65,16 +65,6 @@ def served(
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def accuracies(studied: Home) -> dict[str, dict[str, float]]:
-    """Of the first seed of every variant."""
-    tracker = studied.tracker()
-    runs = tracker.children(find_study(tracker, "abl").info.run_id)
-    found = {r.data.tags["variant"]: accuracies_of(r, BENCHMARKS, "test") for r in runs if r.data.tags["seed"] == "0"}
-    assert set(found) == VARIANTS
-    return found
 
 
 def text_of(browser: Chrome, address: str, *wanted: str) -> str:
@@ -130,22 +120,6 @@ def test_charts_show_variants_by_name(served: Served, browser: Chrome) -> None:
             return
         time.sleep(0.5)
     raise AssertionError(f"{drawn} points drawn in the first plots, of {len(VARIANTS)} variants")
-
-
-def test_compare_page_shows_five_variants(
-    served: Served, browser: Chrome, accuracies: dict[str, dict[str, float]]
-) -> None:
-    wanted = ("Comparing 5 Runs", *METRICS, *(f"{name} s0" for name in VARIANTS))
-    lines = [line.strip() for line in text_of(browser, served.page("Variants side by side"), *wanted).splitlines()]
-    details = lines[lines.index("Run details") :]
-    order = [line.removesuffix(" s0") for line in details if line.removesuffix(" s0") in VARIANTS][: len(VARIANTS)]
-    # The names of the metrics, then for each its value in every run.
-    metrics = details[details.index("Metrics") + 2 :]
-    first = next(at for at, line in enumerate(metrics) if re.fullmatch(r"[\d.]+", line))
-    assert metrics[: len(METRICS)] == sorted(METRICS), "not at the top"
-    for at, benchmark in enumerate(sorted(BENCHMARKS)):
-        found = metrics[first + at * len(order) : first + (at + 1) * len(order)]
-        assert [float(v) for v in found] == pytest.approx([accuracies[n][benchmark] for n in order], abs=0.01)
 
 
 def test_it_ends_on_ctrl_c(served: Served) -> None:
