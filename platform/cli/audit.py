@@ -12,6 +12,7 @@ from equipoise.platform.cli.options import (
     emit,
     home_options,
     json_option,
+    named_variant,
     plugin_option,
     preset_option,
     regime_option,
@@ -20,7 +21,7 @@ from equipoise.platform.cli.options import (
 
 
 @click.command()
-@click.argument("target", metavar="VARIANT|SPACE|FILE")
+@click.argument("target", metavar="VARIANT|SPACE|FILE", callback=named_variant("spaces", "studies"))
 @click.option("--variant", "chosen", help="A variant of the FILE, with the file's preset and regime.")
 @preset_option("nano, small, base, or a YAML file; default: nano, or the space's own.")
 @regime_option("miniature, ucf101, mixed, synthetic, or a YAML file; default: miniature, or the space's.")

@@ -269,6 +269,26 @@ def named(folder: str, what: str) -> Callable[[click.Context, click.Parameter, s
     return check
 
 
+def named_variant(*folders: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """See that words which are no files name a shipped variant, or what ships in one of the folders: at once.
+
+    Args:
+        folders: of ``search_spaces/``, whose names are taken as well.
+    """
+
+    def check(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        from equipoise.platform.errors import SettingsError, nearest
+        from equipoise.platform.settings.files import shipped, variant_names
+
+        known = [*variant_names(), *(name for folder in folders for name in shipped(folder))]
+        for word in value if isinstance(value, tuple) else (value,):
+            if word not in known and Path(word).suffix not in (".yaml", ".yml"):
+                raise SettingsError(f"unknown variant {word!r}; {nearest(word, known)}")
+        return value
+
+    return check
+
+
 def preset_option(help: str = "nano, small, base, or a YAML file.") -> Callable[[F], F]:
     """``--preset``."""
     return click.option("--preset", callback=named("presets", "preset"), help=help)

@@ -18,6 +18,7 @@ from equipoise.platform.cli.options import (
     json_option,
     max_loss_option,
     named,
+    named_variant,
     optuna_storage_option,
     say,
     study_options,
@@ -73,7 +74,13 @@ def sweep(space: str, confirm: bool, places: Places, asked: StudyOptions, as_jso
 @click.command()
 @click.argument("definition", required=False, callback=named("studies", "study"))
 @design_options
-@click.option("--variant", "variants", multiple=True, help="Replace the variants; may be given more than once.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    callback=named_variant(),
+    help="Replace the variants; may be given more than once.",
+)
 @click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Replace the seeds; once for each.")
 @click.option("--seeds", "how_many", type=click.IntRange(1), help="Replace the seeds by so many: 0, 1, 2, ...")
 @study_options
@@ -107,7 +114,7 @@ def ablate(
 
 
 @click.command()
-@click.argument("target", metavar="VARIANT|FILE")
+@click.argument("target", metavar="VARIANT|FILE", callback=named_variant("spaces", "studies"))
 @click.option("--variant", "chosen", help="A variant of the FILE, with the file's preset and regime.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @study_options

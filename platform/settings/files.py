@@ -41,6 +41,12 @@ def shipped(folder: str) -> dict[str, Path]:
     return {p.stem: p for p in sorted(root.glob("*.yaml"))}
 
 
+def variant_names() -> list[str]:
+    """Names and aliases of the shipped variants, without what it takes to check them."""
+    content = load_yaml(Path(str(resources.files("equipoise.search_spaces"))) / "variants.yaml")
+    return [name for key, entry in content.items() for name in (key, *entry.get("aliases", ()))]
+
+
 OTHERS = {"spaces": ("studies", "a study, of named variants: equipoise ablate {} runs it")}
 OTHERS |= {"studies": ("spaces", "a search space: equipoise sweep {} runs it")}
 

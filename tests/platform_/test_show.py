@@ -124,7 +124,17 @@ def test_a_near_miss_is_answered_by_what_was_meant(
     assert not (tmp_path / "equipoise_home").exists(), "refused before anything was made"
 
 
-@pytest.mark.parametrize("words", [("list", "presets"), ("sweep", "quikstart"), ("sweep", "full", "--preset", "nan")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list", "presets"),
+        ("sweep", "quikstart"),
+        ("sweep", "full", "--preset", "nan"),
+        ("pretrain", "hww"),
+        ("ablate", "miniature_ablation", "--variant", "hww"),
+        ("audit", "hww"),
+    ],
+)
 def test_names_are_read_without_what_takes_seconds_to_load(words: tuple[str, ...]) -> None:
     asked = f"import sys; from equipoise.platform.cli import main; sys.argv = ['equipoise', *{words!r}]\n"
     asked += "try: main.main()\nexcept SystemExit: pass\n"
