@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from equipoise.data.manifest import Manifest, ManifestError
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"})
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 NUMBERED = re.compile(r"(?P<path>\S+?)(?:::|\s+)(?P<label>\d{1,6})")
+NUMBERED_LIST = (
+    "It was read as one of V-JEPA's lists, a path and a number in every line; a CSV has path,label in its first line."
+)
 KINETICS = ("youtube_id", "time_start", "time_end")
 CHUNK = 64  # files a process describes at a time
 
@@ -29,10 +32,12 @@ class Listing:
     Attributes:
         items: path, relative to a root, and label name of every file.
         classes: label names in the order of their ids, where that is given; None: sorted.
+        read_as: what it was taken for, where that is not said in it; for the end of an error.
     """
 
     items: list[tuple[str, str]]
     classes: tuple[str, ...] | None = None
+    read_as: str = field(default="", compare=False)
 
 
 def list_folders(root: Path) -> Listing:
@@ -94,7 +99,7 @@ def _numbered(text: str) -> Listing | None:
     if not rows or len(rows) < len(found):
         return None
     most = max(label for _, label in rows)
-    return Listing([(file, str(label)) for file, label in rows], tuple(map(str, range(most + 1))))
+    return Listing([(file, str(label)) for file, label in rows], tuple(map(str, range(most + 1))), NUMBERED_LIST)
 
 
 def _kinetics(path: Path, rows: list[dict[str, str]], root: Path | None) -> Listing:

@@ -284,7 +284,7 @@ def data_manifest(
     another split holds too, by path or by content, are counted and named: they would be tested on what was trained on.
     """
     from equipoise.data.listing import list_folders, manifest_of_list, read_list
-    from equipoise.data.manifest import Manifest
+    from equipoise.data.manifest import Manifest, ManifestError
 
     for what, word in (("NAME", name), ("SPLIT", split)):
         if not re.fullmatch(r"\w[\w.-]*", word):
@@ -298,10 +298,13 @@ def data_manifest(
     train = folder / "train.parquet"
     classes = Manifest.read(train).classes if split != "train" and train.is_file() else listed.classes
     others = [Manifest.read(path) for path in sorted(folder.glob("*.parquet")) if path.stem != split]
-    with progress_bar("Reading") as progress:
-        manifest, report = manifest_of_list(
-            name, split, root.resolve(), listed.items, classes=classes, workers=workers, progress=progress
-        )
+    try:
+        with progress_bar("Reading") as progress:
+            manifest, report = manifest_of_list(
+                name, split, root.resolve(), listed.items, classes=classes, workers=workers, progress=progress
+            )
+    except ManifestError as error:
+        raise ManifestError(f"{error} {listed.read_as}".rstrip()) from error
     folder.mkdir(parents=True, exist_ok=True)
     report.write(folder / f"{split}.report.json")
     report.check(budget)

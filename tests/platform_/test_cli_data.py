@@ -127,6 +127,15 @@ def test_what_a_split_shares_with_another_is_counted_and_named(call: Call, tmp_p
     assert found["shared"] == {"train": ["a.png", "copy.png"]}
 
 
+def test_a_list_of_vjepas_that_leads_nowhere_says_how_it_was_read(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("/data/x.mp4 166\n/data/y.mp4 0\n")
+    code, _, err = call("manifest", "own", "train", "--list", "list.csv", "--root", tmp_path, "--workers", 1)
+    assert code == 1
+    assert "none of 2 files" in err
+    assert "It was read as one of V-JEPA's lists" in err
+    assert "a CSV has path,label in its first line" in err
+
+
 def test_build_synthetic_and_check_it(call: Call, tmp_path: Path) -> None:
     code, out, err = call("build", "synthetic", *SYNTHETIC, "--workers", 1)
     assert code == 0, err
