@@ -185,12 +185,14 @@ def list_(what: str, plugins: tuple[str, ...], as_json: bool) -> None:
     if plugins and what != "objectives":
         raise click.UsageError(f"--plugin brings objectives, not {what}")
     if what == "objectives":
-        from equipoise.platform.settings.plugins import plugin_of
+        from equipoise.platform.settings.plugins import failures, plugin_of
         from equipoise.platform.settings.variant import described
 
         for file in plugins:
             plugin_of(file)
         found = described()
+        for plugin, why in failures().items():
+            click.echo(f"Plug-in {plugin}: {why}", err=True)
     elif what == "variants":
         from equipoise.platform.settings.variant import variants
 

@@ -20,6 +20,7 @@ from equipoise.platform.errors import SettingsError, StudyError
 from equipoise.platform.record.bundle import Bundle, BundleError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
+from equipoise.platform.settings import plugins
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.files import load_yaml, shipped
 from equipoise.platform.settings.mix import resolve
@@ -232,6 +233,26 @@ def test_a_record_that_cannot_be_is_a_sentence(changes: dict[str, Any], sentence
     plugin_of(file)
     with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
         register(dataclasses.replace(RECORDS[NAME], **changes))
+
+
+def test_a_package_that_cannot_be_loaded_is_named_and_stops_nothing(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    info = site / "acme-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[equipoise.objectives]\nacme = acme_broken\n")
+    (site / "acme_broken.py").write_text("raise RuntimeError('not today')\n")
+    monkeypatch.syspath_prepend(str(site))
+    plugins.installed.cache_clear()
+    code, out, err = call("list", "objectives")
+    assert code == 0
+    assert "latent_dynamics" in out
+    assert "Plug-in acme: it cannot be loaded: RuntimeError: not today" in err
+    with pytest.raises(SettingsError, match="unknown objective 'slower'.*plug-in acme: it cannot be loaded"):
+        trial(slower=1.0)
+    plugins._failed.clear()
 
 
 def test_a_package_that_is_not_there_is_named() -> None:
