@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from equipoise.platform.cli.plain import as_typed
 
@@ -314,9 +315,13 @@ def terminal(*, stderr: bool = False) -> Console:
     from rich.console import Console
     from rich.text import Text
 
+    context = click.get_current_context(silent=True)
+    typed = context is not None and context.get_parameter_source("home") is ParameterSource.COMMANDLINE
+    where = f"--home {shlex.quote(str(context.params['home']))}" if context is not None and typed else ""
+
     class Terminal(Console):
         def render_str(self, text: str, **how: Any) -> Text:
-            return super().render_str(as_typed(text), **how)
+            return super().render_str(as_typed(text, where), **how)
 
     return Terminal(stderr=stderr, markup=False, emoji=False, highlight=False)
 

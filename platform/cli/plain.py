@@ -63,10 +63,17 @@ def program() -> str:
     return shlex.quote(str(own))
 
 
-def as_typed(text: str) -> str:
-    """A text in which every command of this program can be copied to a shell as it stands."""
+def as_typed(text: str, where: str = "") -> str:
+    """A text in which every command of this program can be copied to a shell as it stands.
+
+    Args:
+        text: to be printed.
+        where: the options that name the home, for the commands in it that name a study and no home.
+    """
     if "equipoise " not in text:
         return text
+    if where:
+        text = re.sub(r"\bequipoise (?:confirm|unbundle) (?:'[^']*'|[\w./-]*\w)(?! --)", rf"\g<0> {where}", text)
     return re.sub(r"(?<![\w./-])equipoise(?= [a-z]{2})", lambda _: program(), text)
 
 

@@ -250,7 +250,7 @@ def test_a_package_that_cannot_be_loaded_is_named_and_stops_nothing(
     assert code == 0
     assert "latent_dynamics" in out
     assert "Plug-in acme: it cannot be loaded: RuntimeError: not today" in err
-    with pytest.raises(SettingsError, match="unknown objective 'slower'.*plug-in acme: it cannot be loaded"):
+    with pytest.raises(SettingsError, match=r"unknown objective 'slower'.*plug-in acme: it cannot be loaded"):
         trial(slower=1.0)
     plugins._failed.clear()
 

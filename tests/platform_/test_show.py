@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from equipoise.platform.cli.options import Places, home_options, terminal
 from equipoise.platform.cli.show import KINDS
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.files import load_yaml, shipped
@@ -153,3 +156,27 @@ def test_printed_commands_can_be_copied_where_the_path_does_not_lead_to_them(tmp
     again = subprocess.run(f"{command[1]} --help", shell=True, capture_output=True, text=True, env=poor, check=False)
     assert again.returncode == 0, again.stderr
     assert "Search objective weights" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Not confirmed: equipoise confirm mine.", "Not confirmed: equipoise confirm mine --home {}."),
+        (
+            "equipoise unbundle a, then equipoise confirm 'a b'.",
+            "equipoise unbundle a --home {}, then equipoise confirm 'a b' --home {}.",
+        ),
+        ("equipoise confirm a --home x", "equipoise confirm a --home x"),
+        ("run equipoise sweep or ablate", "run equipoise sweep or ablate"),
+    ],
+)
+def test_a_command_that_is_printed_names_the_home_that_was_typed(said: str, shown: str, tmp_path: Path) -> None:
+    @click.command()
+    @home_options
+    def speak(places: Places) -> None:
+        terminal().print(said, soft_wrap=True)
+
+    typed = CliRunner().invoke(speak, ["--home", str(tmp_path)], catch_exceptions=False)
+    assert typed.stdout == shown.replace("{}", str(tmp_path)) + "\n"
+    default = CliRunner().invoke(speak, [], env={"EQUIPOISE_HOME": str(tmp_path)}, catch_exceptions=False)
+    assert default.stdout == said + "\n"
