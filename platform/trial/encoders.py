@@ -34,7 +34,13 @@ def frozen_encoder(found: Checkpoint) -> VideoEncoder:
             checkpoint that it started from, although the variant was trained.
     """
     mix = resolve(found.settings)
-    model = build_model(found.settings, mix)
+    try:
+        model = build_model(found.settings, mix)
+    except CheckpointError:  # what it started from need not be kept: it is then compared with random numbers alone
+        if found.settings.preset.initial_encoder is None:
+            raise
+        preset = found.settings.preset.model_copy(update={"initial_encoder": None})
+        model = build_model(found.settings.model_copy(update={"preset": preset}), mix)
     start = {k: v.clone() for k, v in model.target_encoder.state_dict().items()}
     load_strictly(model, found.state["model"], found.path)
     encoder = scored_encoder(model, mix)

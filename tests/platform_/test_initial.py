@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,8 +95,15 @@ def test_a_training_goes_on_from_a_checkpoint_of_another(
     scored = frozen_encoder(checkpoints.load(local))
     settings = starting(tiny_settings("baseline"), local, sha256(local / checkpoints.STATE))
     assert same(encoder(settings), scored)
-    moved = frozen_encoder(checkpoints.load(trained(settings, miniature_paths, tmp_path / "two")))
+    second = checkpoints.load(trained(settings, miniature_paths, tmp_path / "two"))
+    moved = frozen_encoder(second)
     assert not same(moved, scored)
+    still = {**second.state, "model": build_model(settings, resolve(settings)).state_dict()}
+    with pytest.raises(CheckpointError, match="still equals its initialisation"):
+        frozen_encoder(dataclasses.replace(second, state=still))
+    # A trained encoder can be used where what it started from is gone.
+    shutil.rmtree(tmp_path / "one")
+    assert same(frozen_encoder(second), moved)
 
 
 def test_an_image_vit_is_inflated_over_time(tiny_settings: Settings, tmp_path: Path) -> None:
