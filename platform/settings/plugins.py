@@ -66,10 +66,7 @@ def plugin_of(path: str | Path) -> Plugin:
         raise SettingsError(f"plug-in {path} cannot be read: {reason}; give a Python file") from None
     if path.suffix != ".py" or len(content) > LARGEST:
         raise SettingsError(f"plug-in {path} is no Python file of at most {LARGEST >> 20} MiB")
-    found = Plugin(name=path.name, sha256=hashlib.sha256(content).hexdigest(), source=text)
-    module = _use_file(found, path)
-    version = getattr(module, "__version__", None)
-    return found if version is None else found.model_copy(update={"version": str(version)})
+    return _use_file(Plugin(name=path.name, sha256=hashlib.sha256(content).hexdigest(), source=text), path)
 
 
 def use(given: Iterable[Plugin | Mapping[str, Any]]) -> None:
@@ -150,12 +147,12 @@ def _sha256_of(record: ObjectiveRecord) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def _use_file(plugin: Plugin, path: Path) -> ModuleType:
-    """Run a file's text, unless it was run last under its name."""
+def _use_file(plugin: Plugin, path: Path) -> Plugin:
+    """Run a file's text, unless it was run last under its name; returns the plug-in with the version that it says."""
     name = f"equipoise_plugin_{path.stem}"
     module = sys.modules.get(name)
     if module is not None and getattr(module, "__sha256__", None) == plugin.sha256:
-        return module
+        return _versioned(plugin, module)
     assert plugin.source is not None
     module = ModuleType(name)
     module.__dict__.update(__file__=str(path), __sha256__=plugin.sha256)
@@ -172,9 +169,15 @@ def _use_file(plugin: Plugin, path: Path) -> ModuleType:
     if not brought:
         del sys.modules[name]
         raise SettingsError(f"plug-in {path} registers nothing: call equipoise.register with a record in it")
+    found = _versioned(plugin, module)
     for objective in brought:
-        _origins[objective] = plugin
-    return module
+        _origins[objective] = found
+    return found
+
+
+def _versioned(plugin: Plugin, module: ModuleType) -> Plugin:
+    version = getattr(module, "__version__", None)
+    return plugin if version is None else plugin.model_copy(update={"version": str(version)})
 
 
 def _where(error: Exception, shown: str) -> str:

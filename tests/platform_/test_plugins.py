@@ -145,6 +145,7 @@ def test_settings_alone_are_enough_in_another_process(file: Path, tmp_path: Path
 def test_a_study_names_it_beside_its_own_file_or_on_the_command_line(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
+    file.write_text(file.read_text() + '\n__version__ = "0.3"\n')
     content = {"name": "own", "regime": "miniature", "preset": "nano", "custom": {"slow": {"objectives": {NAME: 0.1}}}}
     (folder / "study.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(SettingsError, match=f"unknown objective '{NAME}'"):
@@ -155,9 +156,10 @@ def test_a_study_names_it_beside_its_own_file_or_on_the_command_line(file: Path,
     assert by_file == by_option
     # The book holds its text: what resumes, confirms or moves the study needs no file.
     assert by_file.plugins[0].source == file.read_text()
+    assert str(by_file.plugins[0]).startswith("slow_drift.py 0.3 (sha256 ")
     (name, variant, seed), *_ = by_file.members()
     (own,) = by_file.trial(name, variant, seed, *by_file.load()).plugins
-    assert own.sha256 == by_file.plugins[0].sha256
+    assert own == by_file.plugins[0]
     assert by_file.trial(*by_file.controls()[0], *by_file.load()).plugins == ()
 
 
