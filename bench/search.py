@@ -38,7 +38,7 @@ from search_report import report
 from search_worlds import Collected, Surrogate, TestFunction, axes, source_of
 
 from equipoise.data._files import locked
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.search import EarlyStopping, SeedFidelity
 from equipoise.platform.settings.study import load_sweep
@@ -93,7 +93,7 @@ def plan() -> Iterator[tuple[str, Variant, int]]:
             yield name, drawn(int(name[4:])) if name.startswith("mix-") else load_variant(name), seed
 
 
-def bank_scores(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
+def bank_scores(encoder: Encoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
     """An alternative to what early stopping looks at: short probes, fitted to two thirds of the same items."""
     found = {}
     for name in settings.scored:
@@ -106,7 +106,7 @@ def bank_scores(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) ->
     return found
 
 
-def look(encoder: VideoEncoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
+def look(encoder: Encoder, settings: TrialSettings, paths: Paths) -> dict[str, float]:
     """What early stopping sees of an encoder, and the alternative to it."""
     bank = {f"bank {k}": v for k, v in bank_scores(encoder, settings, paths).items()}
     return rung_scores(encoder, settings, paths, CPU, ITEMS) | bank

@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from equipoise.models import losses
-from equipoise.models.encoder import EncoderConfig, Kind, VideoEncoder
+from equipoise.models.encoders import Encoder, EncoderConfig, Kind, create_encoder
 from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.masking import Mask, MaskConfig
@@ -156,7 +156,7 @@ class VideoJEPA(nn.Module):
         self.config = config
         grid = config.grid()
         channels = config.encoder.channels
-        self.encoder = VideoEncoder(config.encoder, grid)
+        self.encoder = create_encoder(config.encoder, grid)
         self.predictor = Predictor(config.predictor, channels, grid, len(config.masks.blocks))
         self.objectives = nn.ModuleDict({t.name: create(t.name, channels=channels, **t.params) for t in terms})
         self.detached = frozenset(t.name for t in terms if t.detached)
@@ -165,7 +165,7 @@ class VideoJEPA(nn.Module):
         self.target.requires_grad_(False)
 
     @property
-    def target_encoder(self) -> VideoEncoder:
+    def target_encoder(self) -> Encoder:
         """The moving average of the context encoder."""
         return self.target.module  # type: ignore[no-any-return]
 

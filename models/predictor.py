@@ -11,7 +11,7 @@ import torch
 from timm.layers import LayerNorm, trunc_normal_
 from torch import Tensor, nn
 
-from equipoise.models.encoder import _init_linear, _rescale_residuals
+from equipoise.models.encoders.vit import init_linear, rescale_residuals
 from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.rope import RotaryBlock, gather_rope, rope_table
@@ -69,9 +69,9 @@ class Predictor(nn.Module):
         self.register_buffer(
             "rope", rope_table(grid, config.width // config.heads, config.rope_theta), persistent=False
         )
-        self.apply(_init_linear)
+        self.apply(init_linear)
         trunc_normal_(self.mask_token, std=0.02)
-        _rescale_residuals(self.blocks)
+        rescale_residuals(self.blocks)
 
     def forward(self, student: Tensor, visible: Tensor, masked: Tensor, policy: int) -> tuple[Tensor, Tensor]:
         """Predict from the visible tokens of one mask.

@@ -11,7 +11,7 @@ from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 
 
-def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
+def rope_table(grid: TokenGrid, head_dim: int, theta: float, *, tiled: bool = False, side: int | None = None) -> Tensor:
     """Cosine and sine of every token's rotation, for :class:`RotaryBlock`.
 
     The ``head_dim // 2`` channel pairs of a head are dealt in equal parts to time, height and width; pairs left over
@@ -24,9 +24,14 @@ def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
         grid: the token grid; positions are token indices along each axis.
         head_dim: channels of one attention head, even and at least 6.
         theta: ratio of the highest to the lowest frequency, at least 1.
+        tiled: the frequencies of an axis come twice in a row over its channels, as V-JEPA 2 has them, so that the two
+            channels of a pair turn by different angles. That is no rotation; its checkpoints were trained with it.
+        side: rows and columns lie evenly between 0 and ``side - 1``, whatever their number, as V-JEPA 2.1 places
+            them (its own grid has 16); None: at their token indices.
 
     Returns:
-        float32 ``[grid.count, head_dim // 2, 2]``: of each channel pair the cosine, then the sine.
+        float32 ``[grid.count, head_dim // 2, 2]``: of each channel pair the cosine, then the sine; where ``tiled``,
+        ``[grid.count, head_dim, 2]``: the same of each channel.
 
     Raises:
         ValueError: if ``head_dim`` is odd or below 6, or ``theta`` is below 1.
@@ -39,9 +44,14 @@ def rope_table(grid: TokenGrid, head_dim: int, theta: float) -> Tensor:
         raise ModelError(f"rope theta is {theta}; expected at least 1 (100 suits small grids, 10000 is V-JEPA's)")
     pairs = head_dim // 2 // 3
     frequency = theta ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")
+    places = [torch.arange(n, dtype=torch.float64) for n in grid.shape]
+    if side is not None:
+        places[1:] = [place * ((side - 1) / max(len(place) - 1, 1)) for place in places[1:]]
+    axes = torch.meshgrid(*places, indexing="ij")
+    if tiled:
+        frequency = frequency.repeat(2)
     angles = torch.cat([axis.reshape(-1, 1) * frequency for axis in axes], dim=1)
-    angles = torch.nn.functional.pad(angles, (0, head_dim // 2 - 3 * pairs))
+    angles = F.pad(angles, (0, head_dim // (1 if tiled else 2) - angles.shape[1]))
     return torch.stack([angles.cos(), angles.sin()], dim=2).float()
 
 
@@ -49,11 +59,11 @@ def gather_rope(table: Tensor, index: Tensor) -> Tensor:
     """Pick rows of a :func:`rope_table` per clip.
 
     Args:
-        table: ``[N, head_dim // 2, 2]``.
+        table: ``[N, head_dim // 2, 2]``, or ``[N, head_dim, 2]`` of a tiled one.
         index: int64 ``[B, K]`` flat grid indices.
 
     Returns:
-        ``[B, 1, K, head_dim // 2, 2]``; the 1 broadcasts over heads.
+        ``[B, 1, K, head_dim // 2, 2]``, or with ``head_dim`` where the table is tiled; the 1 broadcasts over heads.
     """
     return table[index].unsqueeze(1)
 
@@ -81,7 +91,7 @@ class RotaryAttention(nn.Module):
 
         Args:
             x: ``[B, K, width]``.
-            rope: rows of a :func:`rope_table` ``[K, head_dim // 2, 2]``, or of :func:`gather_rope`.
+            rope: rows of a :func:`rope_table`, or of :func:`gather_rope`.
 
         Returns:
             ``[B, K, width]``.
@@ -89,8 +99,13 @@ class RotaryAttention(nn.Module):
         qkv: Tensor = self.qkv(x)
         qkv = qkv.unflatten(-1, (3, self.heads, -1, 2)).permute(2, 0, 3, 1, 4, 5)  # [3, B, heads, K, head_dim / 2, 2]
         # Under autocast too in float32: there is no complex bfloat16.
-        turned = torch.view_as_complex(qkv[:2].float()) * torch.view_as_complex(rope)
-        q, k = torch.view_as_real(turned).flatten(-2).type_as(qkv)
+        paired = qkv[:2].float()
+        if rope.shape[-2] == paired.shape[-2]:
+            turned = torch.view_as_real(torch.view_as_complex(paired) * torch.view_as_complex(rope)).flatten(-2)
+        else:  # tiled: the channels of a pair turn by different angles, which no complex product expresses
+            across = torch.stack([-paired[..., 1], paired[..., 0]], dim=-1)
+            turned = paired.flatten(-2) * rope[..., 0] + across.flatten(-2) * rope[..., 1]
+        q, k = turned.type_as(qkv)
         mixed: Tensor = self.proj(F.scaled_dot_product_attention(q, k, qkv[2].flatten(-2)).transpose(1, 2).flatten(2))
         return mixed
 

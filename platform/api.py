@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.platform.analysis.confirmation import Confirmation, confirmation_of
 from equipoise.platform.analysis.effects import Effects, effects_of
 from equipoise.platform.analysis.explanation import Explanation, explain
@@ -237,7 +237,7 @@ class Study:
         bundle(self._record).write(file)
         return file
 
-    def encoder(self, alias: str = CANDIDATE) -> VideoEncoder:
+    def encoder(self, alias: str = CANDIDATE) -> Encoder:
         """The frozen encoder that the study ends with, as :func:`load_encoder` loads it.
 
         Args:
@@ -378,7 +378,7 @@ def select(table: ResultTable, tolerance: float | None = None) -> Selection:
     return select_from(table, tolerance=tolerance)
 
 
-def load_encoder(model: str, tracking_uri: str | None = None) -> VideoEncoder:
+def load_encoder(model: str, tracking_uri: str | None = None) -> Encoder:
     """The frozen encoder of a registered model, ready to compute features.
 
     ``encoder(encoder.patches(clip, kind), kind, last_only=True)`` maps clips ``[B, 3, T, H, W]`` (float32, standardised

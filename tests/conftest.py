@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from equipoise.data import importers, miniature
+from equipoise.models.encoders import base
 from equipoise.models.objectives import registry
 from equipoise.platform.record.home import Home
 from equipoise.platform.settings import plugins
@@ -57,12 +58,14 @@ TINY = {
 
 @pytest.fixture
 def own_objectives() -> Iterator[None]:
-    """Objectives that a test brings along are known to it alone."""
-    known, origins = dict(registry._known), dict(plugins._origins)
+    """Objectives and encoders that a test brings along are known to it alone."""
+    known, encoders, origins = dict(registry._known), dict(base._known), dict(plugins._origins)
     plugins.installed.cache_clear()
     yield
     registry._known.clear()
     registry._known.update(known)
+    base._known.clear()
+    base._known.update(encoders)
     plugins._origins.clear()
     plugins._origins.update(origins)
     for name in [name for name in sys.modules if name.startswith("equipoise_plugin_")]:

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import VideoEncoder
 from equipoise.models.jepa import ClipGroup, StepOutput, VideoJEPA
 from equipoise.models.masking import MaskSampler, motion_map
 from equipoise.models.objectives import published_objectives

@@ -143,9 +143,9 @@ def pooling_of(records: Sequence[StudyRecord], level: float = 0.05) -> Pooling:
             for benchmark, difference in differences.items():
                 found.setdefault((key, benchmark), {})[record.name] = difference
     together = {key: one for key, one in found.items() if len(one) > 1}
-    untrained = _identity(_untrained())
-    mixes = [_pooled(names[k], b, one, level) for (k, b), one in together.items() if k != untrained]
-    controls = [_pooled(names[k], b, one, level) for (k, b), one in together.items() if k == untrained]
+    never = {_identity(v) for v in variants().values() if v.untrained}
+    mixes = [_pooled(names[k], b, one, level) for (k, b), one in together.items() if k not in never]
+    controls = [_pooled(names[k], b, one, level) for (k, b), one in together.items() if k in never]
     several = {key for key, _ in together}
     single = dict.fromkeys(names[key] for key, _ in found if key not in several)
     return Pooling(
@@ -163,13 +163,9 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _untrained() -> Variant:
-    return variants()[next(c for c in CONTROLS if c != BASELINE)]
-
-
 def _identity(variant: Variant) -> str:
     """What a mix does, whatever it is called."""
-    return variant.model_dump_json(include={"objectives", "teacher", "untrained"})
+    return variant.model_dump_json(include={"objectives", "teacher", "untrained", "unchanged"})
 
 
 def _of_study(

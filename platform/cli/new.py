@@ -26,11 +26,39 @@ def new_objective(name: str, into: Path) -> None:
 
     NAME is how settings call it: small letters, digits and _.
     """
+    source, test = _written("objective", name, into)
+    say(
+        f"Written:      {source} and {test}\n"
+        f"Try it:       python -m pytest {test}\n"
+        f"See it:       equipoise list objectives --plugin {source}\n"
+        f"In a study:   plugins: [{source.name}] in its YAML file, then {name} among its objectives"
+    )
+
+
+@new.command("encoder")
+@click.argument("name")
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Default: this folder.")
+def new_encoder(name: str, into: Path) -> None:
+    """Write an encoder that works and its test: NAME.py and test_NAME.py. Put your network in the place of theirs.
+
+    NAME is how settings call it: small letters, digits and _.
+    """
+    source, test = _written("encoder", name, into)
+    say(
+        f"Written:      {source} and {test}\n"
+        f"Try it:       python -m pytest {test}\n"
+        f"See it:       equipoise list encoders --plugin {source}\n"
+        f"In a study:   plugins: [{source.name}] in its YAML file, model.encoder.name: {name} in its preset"
+    )
+
+
+def _written(kind: str, name: str, into: Path) -> tuple[Path, Path]:
+    """Write a skeleton and its test, and return both."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
         raise click.BadParameter(f"{name!r} given; expected small letters, digits and _, a letter first")
     words = name.split("_")
     named = {"name": name, "title": " ".join(words).capitalize(), "class_name": "".join(w.capitalize() for w in words)}
-    files = {into / f"{name}.py": "objective", into / f"test_{name}.py": "test_objective"}
+    files = {into / f"{name}.py": kind, into / f"test_{name}.py": f"test_{kind}"}
     for file in files:
         if file.exists():
             raise EquipoiseError(f"{file} exists: choose another name, or move it away")
@@ -39,9 +67,4 @@ def new_objective(name: str, into: Path) -> None:
     for file, template in files.items():
         file.write_text(string.Template((folder / f"{template}.py.txt").read_text()).substitute(named))
     source, test = files
-    say(
-        f"Written:      {source} and {test}\n"
-        f"Try it:       python -m pytest {test}\n"
-        f"See it:       equipoise list objectives --plugin {source}\n"
-        f"In a study:   plugins: [{source.name}] in its YAML file, then {name} among its objectives"
-    )
+    return source, test

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from equipoise.platform.record.reading import StudyRecord
     from equipoise.platform.settings.trial import TrialSettings
 
-LISTED = ("objectives", "variants", "presets", "regimes", "spaces", "studies", "references")
+LISTED = ("objectives", "encoders", "variants", "presets", "regimes", "spaces", "studies", "references")
 
 
 @click.command()
@@ -179,18 +179,17 @@ def _only_regime(path: Path, published: bool) -> str:
 @plugin_option
 @json_option
 def list_(what: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """List what there is: objectives, those of plug-ins too; and the variants, presets and so on that ship."""
+    """List what there is: objectives and encoders, those of plug-ins too; and the variants, presets and so on."""
     from equipoise.platform.settings.files import load_yaml, shipped
 
-    if plugins and what != "objectives":
-        raise click.UsageError(f"--plugin brings objectives, not {what}")
-    if what == "objectives":
-        from equipoise.platform.settings.plugins import failures, plugin_of
-        from equipoise.platform.settings.variant import described
+    if plugins and what not in ("objectives", "encoders"):
+        raise click.UsageError(f"--plugin brings objectives and encoders, not {what}")
+    if what in ("objectives", "encoders"):
+        from equipoise.platform.settings.plugins import described, failures, plugin_of
 
         for file in plugins:
             plugin_of(file)
-        found = described()
+        found = described("objectives" if what == "objectives" else "encoders")
         for plugin, why in failures().items():
             click.echo(f"Plug-in {plugin}: {why}", err=True)
     elif what == "variants":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from equipoise.models.encoder import EncoderConfig
+from equipoise.models.encoders import EncoderConfig
 from equipoise.models.jepa import JepaConfig, TeacherConfig, Term
 from equipoise.models.masking import FuturePredictive, MaskConfig, MotionGuided
 from equipoise.models.objectives import create

@@ -1,8 +1,8 @@
-"""Objectives of a person's own: a file that registers them, or an installed package with an entry point.
+"""Objectives and encoders of a person's own: a file that registers them, or an installed package with an entry point.
 
 A file travels as its text inside the settings of every trial, so that it is there on every node, in every checkpoint
 and in a study that was moved; its sha256 belongs to the trial's key. A package has to be installed wherever it is used,
-and is recorded with its version and the sha256 of the file that defines the objective.
+and is recorded with its version and the sha256 of the file that defines what it brings.
 """
 
 from __future__ import annotations
@@ -11,34 +11,37 @@ import hashlib
 import inspect
 import linecache
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
+from equipoise.models.encoders import ENCODERS, EncoderRecord, register_encoder
 from equipoise.models.objectives import RECORDS, ObjectiveRecord
 from equipoise.models.objectives.registry import register
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.base import Settings, parse
 
-GROUP = "equipoise.objectives"
-"""Entry points of packages: each names an ``ObjectiveRecord``, several of them, or a module that registers its own."""
+Kind = Literal["objectives", "encoders"]
+REGISTRIES: Mapping[Kind, Mapping[str, Any]] = {"objectives": RECORDS, "encoders": ENCODERS}
+"""What can be brought. ``equipoise.objectives`` and so on are groups of entry points of packages: each entry names a
+record, several of them, or a module that registers its own."""
 LARGEST = 1 << 20  # bytes of a file: it is a part of every trial's settings
-_origins: dict[str, Plugin] = {}
+_origins: dict[tuple[Kind, str], Plugin] = {}
 _failed: dict[str, str] = {}
 
 
 class Plugin(Settings):
-    """Where an objective of one's own comes from.
+    """Where an objective or an encoder of one's own comes from.
 
     Attributes:
         name: of the file, or of the installed package.
         version: of the package; of a file what it calls its ``__version__``.
-        sha256: of the file that defines the objective.
+        sha256: of the file that defines what it brings.
         source: a file's text; None for a package.
     """
 
@@ -52,7 +55,7 @@ class Plugin(Settings):
 
 
 def plugin_of(path: str | Path) -> Plugin:
-    """The plug-in that a file is; its objectives are known from now on.
+    """The plug-in that a file is; what it brings is known from now on.
 
     Raises:
         SettingsError: it cannot be read, cannot be run, or registers nothing.
@@ -70,7 +73,7 @@ def plugin_of(path: str | Path) -> Plugin:
 
 
 def use(given: Iterable[Plugin | Mapping[str, Any]]) -> None:
-    """Make the objectives of plug-ins known that settings, a checkpoint or a record name.
+    """Make known what plug-ins bring that settings, a checkpoint or a record name.
 
     Raises:
         SettingsError: one cannot be run, or is a package that is not installed here.
@@ -86,15 +89,23 @@ def use(given: Iterable[Plugin | Mapping[str, Any]]) -> None:
             raise SettingsError(f"plug-in {plugin}: {why}; install it on every node, as it was")
 
 
-def used_by(objectives: Iterable[str]) -> tuple[Plugin, ...]:
-    """The plug-ins that some of these objectives come from, each once, by name."""
-    found = {origin.sha256: origin for name in objectives if (origin := origin_of(name)) is not None}
+def used_by(objectives: Iterable[str], encoder: str) -> tuple[Plugin, ...]:
+    """The plug-ins that these objectives and this encoder come from, each once, by name."""
+    origins = [*(origin_of(name) for name in objectives), origin_of(encoder, "encoders")]
+    found = {origin.sha256: origin for origin in origins if origin is not None}
     return tuple(sorted(found.values(), key=lambda plugin: plugin.name))
 
 
-def origin_of(objective: str) -> Plugin | None:
-    """The plug-in that an objective comes from; None for one that ships, or is unknown."""
-    return _origins.get(objective) or installed().get(objective)
+def origin_of(name: str, kind: Kind = "objectives") -> Plugin | None:
+    """The plug-in that something comes from; None where it ships, or is unknown."""
+    return _origins.get((kind, name)) or installed().get((kind, name))
+
+
+def described(kind: Kind) -> dict[str, str]:
+    """What everything of a kind that is known does, by name, and which plug-in brings it."""
+    origins = {name: origin_of(name, kind) for name in REGISTRIES[kind]}
+    brought = {name: f" [{origin}]" if origin else "" for name, origin in origins.items()}
+    return {name: record.description + brought[name] for name, record in REGISTRIES[kind].items()}
 
 
 def check(plugins: Iterable[Plugin]) -> None:
@@ -116,33 +127,40 @@ def failures() -> Mapping[str, str]:
 
 
 @cache
-def installed() -> Mapping[str, Plugin]:
-    """The plug-in of every objective that an installed package brings."""
-    found: dict[str, Plugin] = {}
-    for point in metadata.entry_points(group=GROUP):
+def installed() -> Mapping[tuple[Kind, str], Plugin]:
+    """The plug-in of everything that an installed package brings."""
+    found: dict[tuple[Kind, str], Plugin] = {}
+    for point in (point for kind in REGISTRIES for point in metadata.entry_points(group=f"equipoise.{kind}")):
         dist = point.dist
         name, version = (point.name, None) if dist is None else (dist.name, dist.version)
-        before = dict(RECORDS)
+        before = _registered()
         try:
             loaded = point.load()
             for record in loaded if isinstance(loaded, list | tuple) else [loaded]:
                 if isinstance(record, ObjectiveRecord):
                     register(record)
+                elif isinstance(record, EncoderRecord):
+                    register_encoder(record)
         except Exception as error:  # a package of others', whatever is wrong with it, is no reason to stop
             _failed[name] = f"it cannot be loaded: {type(error).__name__}: {error}"
             continue
         for key in _new(before):
-            found[key] = Plugin(name=name, version=version, sha256=_sha256_of(RECORDS[key]))
+            kind, of = key
+            found[key] = Plugin(name=name, version=version, sha256=_sha256_of(REGISTRIES[kind][of].factory))
     return found
 
 
-def _new(before: Mapping[str, ObjectiveRecord]) -> list[str]:
-    return [name for name, record in RECORDS.items() if before.get(name) is not record]
+def _registered() -> dict[tuple[Kind, str], Any]:
+    return {(kind, name): record for kind, known in REGISTRIES.items() for name, record in known.items()}
 
 
-def _sha256_of(record: ObjectiveRecord) -> str:
-    """Of the file that defines an objective."""
-    file = inspect.getsourcefile(record.factory)
+def _new(before: Mapping[tuple[Kind, str], Any]) -> list[tuple[Kind, str]]:
+    return [key for key, record in _registered().items() if before.get(key) is not record]
+
+
+def _sha256_of(factory: Callable[..., Any]) -> str:
+    """Of the file that defines an objective or an encoder."""
+    file = inspect.getsourcefile(factory)
     assert file is not None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
@@ -156,7 +174,7 @@ def _use_file(plugin: Plugin, path: Path) -> Plugin:
     assert plugin.source is not None
     module = ModuleType(name)
     module.__dict__.update(__file__=str(path), __sha256__=plugin.sha256)
-    before = dict(RECORDS)
+    before = _registered()
     shown = f"<plug-in {path}>"
     linecache.cache[shown] = (len(plugin.source), None, plugin.source.splitlines(keepends=True), shown)
     sys.modules[name] = module  # before it runs: what defines dataclasses looks its module up
@@ -170,8 +188,8 @@ def _use_file(plugin: Plugin, path: Path) -> Plugin:
         del sys.modules[name]
         raise SettingsError(f"plug-in {path} registers nothing: call equipoise.register with a record in it")
     found = _versioned(plugin, module)
-    for objective in brought:
-        _origins[objective] = found
+    for key in brought:
+        _origins[key] = found
     return found
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_validator
 
+from equipoise.models.encoders import EncoderConfig
 from equipoise.models.jepa import JepaConfig
 from equipoise.models.schedules import LinearWarmup, weight_at
 from equipoise.platform.errors import SettingsError
@@ -16,6 +17,9 @@ from equipoise.platform.settings.files import apply_override, beside, find, load
 from equipoise.platform.settings.names import Name
 
 Pooling = Literal["attentive", "linear"]
+VIT = EncoderConfig()
+ADDED_TO_ENCODERS = ("name", "params", "rope_frequencies", "rope_side")
+"""Not written where they are as ever, so that trials keep the keys they had before these existed."""
 
 
 class Optimisation(Settings):
@@ -93,7 +97,7 @@ class ProbeSetting(Settings):
 
 
 class InitialEncoder(Settings):
-    """A checkpoint that the encoder starts from, instead of random numbers; the untrained control does not.
+    """A checkpoint that the encoder starts from, instead of random numbers; ``random_init`` does not.
 
     Attributes:
         file: a file or a folder, here or in an object store; relative to the preset's own file.
@@ -128,6 +132,14 @@ class Preset(Settings):
     probes: dict[Pooling, ProbeSetting]
     checkpoint_every: int = Field(300, ge=1, description="steps between checkpoints")
     log_every: int = Field(50, ge=1, description="steps between logged metrics")
+
+    @field_serializer("model", mode="wrap")
+    def _as_before(self, model: JepaConfig, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = plain(model)
+        for name in ADDED_TO_ENCODERS:
+            if getattr(model.encoder, name) == getattr(VIT, name):
+                del content["encoder"][name]
+        return content
 
     @classmethod
     def file_schema(cls) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from equipoise.platform.settings.search import (
 )
 from equipoise.platform.settings.space import SearchSpace
 from equipoise.platform.settings.trial import Regime, Resources, TrialSettings, load_regime
-from equipoise.platform.settings.variant import CONTROLS, Reading, Variant, load_variant, variants
+from equipoise.platform.settings.variant import CONTROLS, Reading, Variant, controls_of, load_variant, variants
 
 LEAST_SEEDS = 4  # of the controls: their spread then has the three degrees of freedom that a noise floor needs
 PUBLISHED = "published"
@@ -131,7 +131,7 @@ class StudyBase(Settings):
         """The controls this study runs first."""
         if self.refuse_controls:
             return []
-        return [(c, load_variant(c), seed) for seed in self.control_seeds for c in CONTROLS]
+        return [(c, load_variant(c), seed) for seed in self.control_seeds for c in controls_of(self.load()[0])]
 
 
 class SweepDefinition(SearchSpace, StudyBase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -101,7 +102,7 @@ class TrialSettings(Settings):
     benchmarks: tuple[str, ...] = Field((), description="benchmarks to score; empty: all of the regime's")
     plugins: tuple[Plugin, ...] = Field(
         (),
-        description="where objectives come from that do not ship; found by the variant's where it is not given",
+        description="where objectives and encoders come from that do not ship; found by name where it is not given",
         exclude_if=lambda plugins: not plugins,  # so that trials keep the keys they had before this existed
     )
 
@@ -113,7 +114,7 @@ class TrialSettings(Settings):
         use(data.get("plugins", ()))  # before the variant is checked, which names what they bring
         variant = data.get("variant")
         named = variant.objectives if isinstance(variant, Variant) else dict(variant or {}).get("objectives", {})
-        return {"plugins": used_by(named), **data}
+        return {"plugins": used_by(named, _encoder_of(data.get("preset"))), **data}
 
     @model_validator(mode="after")
     def _joined(self) -> TrialSettings:
@@ -149,6 +150,15 @@ class TrialSettings(Settings):
     def scored(self) -> tuple[str, ...]:
         """Benchmarks this trial is scored on."""
         return self.benchmarks or tuple(self.regime.benchmarks)
+
+
+def _encoder_of(preset: Any) -> str:
+    """Name of the encoder of a preset that may not have been checked yet."""
+    if isinstance(preset, Preset):
+        return preset.model.encoder.name
+    model = preset.get("model") if isinstance(preset, Mapping) else None
+    encoder = model.get("encoder") if isinstance(model, Mapping) else None
+    return str(encoder.get("name")) if isinstance(encoder, Mapping) else ""
 
 
 def load_regime(name_or_path: str) -> Regime:

@@ -15,9 +15,11 @@ from equipoise.models.schedules import SCHEDULES
 from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import load_yaml
-from equipoise.platform.settings.plugins import failures, installed, origin_of
+from equipoise.platform.settings.plugins import failures, installed
+from equipoise.platform.settings.preset import Preset
 
-CONTROLS = ("baseline", "random_init")
+UNCHANGED = "unchanged"
+CONTROLS = ("baseline", "random_init", UNCHANGED)
 
 
 @cache
@@ -49,6 +51,11 @@ def load_variant(name: str) -> Variant:
 BASELINE = CONTROLS[0]
 
 
+def controls_of(preset: Preset) -> tuple[str, ...]:
+    """Names of the controls of a study: of one that starts from a checkpoint, also the encoder as that holds it."""
+    return tuple(name for name in CONTROLS if name != UNCHANGED or preset.initial_encoder is not None)
+
+
 def describe(variant: Variant) -> str:
     """``hard_region 0.3, delta 0.5``: a variant's weights on one line."""
     parts = [f"{name} {setting.weight:.3g}" for name, setting in variant.objectives.items() if setting.weight]
@@ -61,13 +68,6 @@ Reading = Literal["as_described", "as_published"]
 installed()
 RECORDS = objectives.RECORDS
 """Every objective that is known, by name: shipped, or of an installed package; what a file brings appears in it."""
-
-
-def described() -> dict[str, str]:
-    """What every objective that is known does, by name, and which plug-in brings it."""
-    origins = {name: origin_of(name) for name in RECORDS}
-    brought = {name: f" [{origin}]" if origin else "" for name, origin in origins.items()}
-    return {name: record.description + brought[name] for name, record in RECORDS.items()}
 
 
 def unknown_objective(name: str) -> str:
@@ -99,6 +99,7 @@ class Variant(Settings):
         teacher: ``ema`` or ``self``; the published code calls the second "no EMA".
         published_teacher: what ``teacher`` is in the ``as_published`` reading, where it differs.
         untrained: no training at all: the control ``random_init``.
+        unchanged: of an untrained one: as the checkpoint that others start from holds it, not random numbers.
     """
 
     description: str = ""
@@ -107,6 +108,7 @@ class Variant(Settings):
     teacher: Literal["ema", "self"] = "ema"
     published_teacher: Literal["ema", "self"] | None = None
     untrained: bool = False
+    unchanged: bool = Field(False, exclude_if=lambda unchanged: not unchanged)  # so that trials keep their keys
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -132,6 +134,8 @@ class Variant(Settings):
                 raise ValueError(f"{name} is a mask policy: schedule {setting.schedule!r} cannot take effect")
         if self.untrained and self.objectives:
             raise ValueError("an untrained variant has no objectives: they could not take effect")
+        if self.unchanged and not self.untrained:
+            raise ValueError("unchanged says of an untrained variant where it starts: add untrained: true")
         return self
 
 

@@ -14,6 +14,8 @@ from equipoise.platform.stats.pareto import DIGITS
 from equipoise.platform.stats.table import BARRED, ResultTable
 from equipoise.platform.stats.uncertainty import Bools
 
+UNCHANGED = "unchanged"
+"""The control that is scored as the checkpoint that others start from holds it."""
 LEVEL = 0.05
 KEPT = 0.9  # share of it that is used: the critical value is estimated, and what is said should hold to the last study
 Correctness = Mapping[tuple[str, int, str], Bools]
@@ -42,7 +44,7 @@ class MixComparison:
     ) -> None:
         self.table, self.noise, self.baseline, self.correctness = table, noise, baseline, correctness
         self.variants = table.complete_variants()
-        controls = {baseline, random_init}
+        controls = {baseline, random_init, UNCHANGED}
         self.mixes = tuple(v for v in self.variants if v not in controls)
         self.barred = controls | {v for v in self.variants if BARRED & table.flags(v)}
         self._critical: dict[str, float] = {}

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from equipoise.platform.stats.front_probability import front_probability
-from equipoise.platform.stats.mixes import Correctness, MixComparison
+from equipoise.platform.stats.mixes import UNCHANGED, Correctness, MixComparison
 from equipoise.platform.stats.noise import study_noise
 from equipoise.platform.stats.pareto import DIGITS, SelectionError, contributions, hypervolume, ranks
 from equipoise.platform.stats.shrinkage import Expected
@@ -196,7 +196,7 @@ def select(
         SelectionError: the baseline is missing or incomplete, or a tolerance is out of its range.
     """
     _check_baseline(table, baseline)
-    noise = study_noise(table, correctness, leave_out=(random_init,))
+    noise = study_noise(table, correctness, leave_out=(random_init, UNCHANGED))
     floor = {b: noise.floor(b) for b in table.benchmarks}
     allowed = _tolerance(table, tolerance, floor)
     scale = {b: value for b, value in floor.items() if value}

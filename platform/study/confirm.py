@@ -15,7 +15,7 @@ from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.study import ConfirmationDefinition, SweepDefinition
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.settings.variant import CONTROLS, load_variant
+from equipoise.platform.settings.variant import controls_of, load_variant
 from equipoise.platform.stats import power
 from equipoise.platform.stats.selection import Selection
 from equipoise.platform.study.run import Asked, Outcome, RunOptions, run_study
@@ -102,7 +102,7 @@ def define(
     definition = parse(ConfirmationDefinition, content, f"confirmation of {study}")
     listed: Listed = []
     for seed in fresh:
-        for control in CONTROLS:
+        for control in controls_of(settings[chosen[0]].preset):
             of = settings.get(control) or settings[chosen[0]].model_copy(
                 update={"variant_name": control, "variant": load_variant(control)}
             )

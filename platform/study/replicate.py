@@ -13,7 +13,7 @@ from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.study import ReplicationDefinition
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.settings.variant import CONTROLS, load_variant
+from equipoise.platform.settings.variant import CONTROLS, controls_of, load_variant
 from equipoise.platform.study.confirm import KEPT, TOP, Listed, chosen_of
 from equipoise.platform.study.run import Asked, Outcome, RunOptions, run_study
 
@@ -81,7 +81,7 @@ def define(
     definition = parse(ReplicationDefinition, content, f"replication of {source.name}")
     listed: Listed = []
     for seed in fresh:
-        for control in CONTROLS:
+        for control in controls_of(settings[chosen[0]].preset):
             of = settings.get(control) or _control(settings[chosen[0]], control)
             listed.append(("control", control, of.model_copy(update={"seed": seed})))
     listed += [(KIND, v, settings[v].model_copy(update={"seed": seed})) for seed in fresh for v in chosen]

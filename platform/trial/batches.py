@@ -15,7 +15,7 @@ from torch import Tensor
 from equipoise.data.loader import Batch, ClipStream
 from equipoise.data.mixture import Mixture
 from equipoise.data.transforms import Augment, AugmentParams
-from equipoise.models.encoder import Kind
+from equipoise.models.encoders import Kind
 from equipoise.models.jepa import ClipGroup
 from equipoise.models.masking import Mask, MaskSampler, motion_map
 from equipoise.platform.seeds import generator, stream

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.models.probes import ridge_accuracy
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings.trial import TrialSettings
@@ -34,7 +34,7 @@ def items_of(count: int, items: int) -> list[int]:
 
 
 def rung_features(
-    encoder: VideoEncoder, settings: TrialSettings, paths: Paths, device: torch.device, benchmark: str, items: int
+    encoder: Encoder, settings: TrialSettings, paths: Paths, device: torch.device, benchmark: str, items: int
 ) -> tuple[Tensor, Tensor, int]:
     """What a rung looks at of one benchmark: features as its own probe reads them, labels, and the number of classes.
 
@@ -59,7 +59,7 @@ def rung_features(
 
 
 def rung_scores(
-    encoder: VideoEncoder, settings: TrialSettings, paths: Paths, device: torch.device, items: int
+    encoder: Encoder, settings: TrialSettings, paths: Paths, device: torch.device, items: int
 ) -> dict[str, float]:
     """Leave-one-out accuracy in percent on select items of every benchmark of a trial.
 

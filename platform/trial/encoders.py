@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.models.jepa import VideoJEPA
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.seeds import stream
@@ -21,12 +21,12 @@ from equipoise.platform.trial.checkpoint import Checkpoint, load_strictly
 from equipoise.platform.trial.initial import check_sha256, start_from_file
 
 
-def scored_encoder(model: VideoJEPA, mix: Mix) -> VideoEncoder:
+def scored_encoder(model: VideoJEPA, mix: Mix) -> Encoder:
     """The encoder of a model that evaluation scores: its target, or the context encoder where that never moves."""
     return model.target_encoder if mix.evaluated == "target" else model.encoder
 
 
-def frozen_encoder(found: Checkpoint) -> VideoEncoder:
+def frozen_encoder(found: Checkpoint) -> Encoder:
     """The encoder that evaluation scores, in evaluation mode.
 
     Raises:
@@ -53,12 +53,12 @@ def frozen_encoder(found: Checkpoint) -> VideoEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def untrained_encoder(settings: TrialSettings) -> VideoEncoder:
-    """The encoder of a trial before its first step: what the control ``random_init`` scores."""
+def untrained_encoder(settings: TrialSettings) -> Encoder:
+    """The encoder of a trial before its first step: what the controls ``random_init`` and ``unchanged`` score."""
     return build_model(settings, resolve(settings)).target_encoder.eval().requires_grad_(False)
 
 
-def encoder_of(settings: TrialSettings, state: Mapping[str, Any]) -> VideoEncoder:
+def encoder_of(settings: TrialSettings, state: Mapping[str, Any]) -> Encoder:
     """The encoder that evaluation would score, apart from the model that is being trained.
 
     Args:
@@ -85,13 +85,14 @@ def build_model(settings: TrialSettings, mix: Mix) -> VideoJEPA:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(settings.seed, "initialisation"))
         model = VideoJEPA(mix.model, mix.terms)
-    if settings.preset.initial_encoder is not None and not settings.variant.untrained:
+    variant = settings.variant
+    if settings.preset.initial_encoder is not None and (variant.unchanged or not variant.untrained):
         start_from(model.encoder, settings.preset.initial_encoder)
         model.target_encoder.load_state_dict(model.encoder.state_dict())
     return model
 
 
-def start_from(encoder: VideoEncoder, given: InitialEncoder) -> None:
+def start_from(encoder: Encoder, given: InitialEncoder) -> None:
     """Give an encoder the parameters of a checkpoint: a folder that Equipoise wrote, or a file of a state dict.
 
     Raises:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equipoise.data._files import Progress
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.models.probes import AttentiveBank, LinearBank, fit_bank, predict
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings.parts import Part
@@ -137,7 +137,7 @@ def probe(
 
 
 def score(
-    encoder: VideoEncoder,
+    encoder: Encoder,
     settings: TrialSettings,
     paths: Paths,
     device: torch.device,
@@ -164,7 +164,7 @@ def score(
 
 
 def _scored(
-    encoder: VideoEncoder,
+    encoder: Encoder,
     settings: TrialSettings,
     paths: Paths,
     device: torch.device,

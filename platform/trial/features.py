@@ -15,7 +15,7 @@ from torch import Tensor
 from equipoise.data.cache import ClipCache
 from equipoise.data.decode import Frames
 from equipoise.data.transforms import center_crop_resize, sample_frames
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
@@ -26,7 +26,7 @@ EXTRACT_BATCH = 32  # clips that go through a frozen encoder together; 64 of `na
 
 @torch.inference_mode()
 def extract(
-    encoder: VideoEncoder,
+    encoder: Encoder,
     cache: ClipCache,
     *,
     frames: int,
@@ -120,7 +120,7 @@ def view(settings: TrialSettings) -> dict[str, Any]:
 
 
 def split_features(
-    encoder: VideoEncoder,
+    encoder: Encoder,
     split: Split,
     device: torch.device,
     part: tuple[int, int] = (0, 1),

@@ -13,22 +13,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from equipoise.models.encoder import VideoEncoder, inflate_timm_vit
+from equipoise.models.encoders import Encoder
+from equipoise.models.encoders.loading import take_parameters
 from equipoise.models.errors import ModelError
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.storage import Place
-from equipoise.platform.trial.checkpoint import load_strictly
 
-WRAPPERS = ("state_dict", "model", "module", "target_encoder", "encoder")
-"""Entries under which files of others hold the state that is meant."""
-UNUSED = ("cls_token", "reg_token", "pos_embed", "head.", "fc_norm.", "head_dist.", "dist_token")
-"""Entries of an image ViT that have no counterpart here: positions are rotary, nothing is classified."""
+WRAPPERS = ("state_dict", "model", "module", "ema_encoder", "target_encoder", "encoder")
+"""Entries under which files of others hold the state that is meant; V-JEPA's own evaluation reads the teacher."""
 
 
-def start_from_file(encoder: VideoEncoder, file: Path, place: Place, sha256: str) -> None:
+def start_from_file(encoder: Encoder, file: Path, place: Place, sha256: str) -> None:
     """Give an encoder the parameters of a file of a state dict, as safetensors or as torch writes it.
 
-    It is that of such an encoder, or of a timm image ViT of its width, depth and patch, which is inflated over time.
+    :func:`take_parameters` says whose encoders they can be.
 
     Args:
         encoder: changed in place.
@@ -42,7 +40,7 @@ def start_from_file(encoder: VideoEncoder, file: Path, place: Place, sha256: str
     check_sha256(file, place, sha256)
     state = _unwrapped(_read(file, place))
     try:
-        _load(encoder, state, place)
+        take_parameters(encoder, state)
     except ModelError as error:
         raise CheckpointError(f"initial_encoder: {place} does not fit: {error}") from None
 
@@ -85,18 +83,3 @@ def _unwrapped(found: Mapping[str, Any]) -> dict[str, Tensor]:
         if any(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return state
-
-
-def _load(encoder: VideoEncoder, state: dict[str, Tensor], place: Place) -> None:
-    if "embed.video.weight" in state:
-        load_strictly(encoder, state, place)
-        return
-    conv = state.get("patch_embed.proj.weight")
-    if conv is not None and conv.ndim == 5:
-        raise ModelError(
-            "it is of a video encoder of others, as V-JEPA's; V-JEPA 2 repeats its rotary frequencies, which no "
-            "encoder here does, and V-JEPA 2.1 is not read yet"
-        )
-    left = [key for key in inflate_timm_vit(encoder, state) if not key.startswith(UNUSED)]
-    if left:
-        raise ModelError(f"{len(left)} of its entries have no counterpart: {', '.join(left[:3])}")

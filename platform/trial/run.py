@@ -16,7 +16,7 @@ import torch
 from ray import tune
 from ray._private.state import state as ray_state
 
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.platform.errors import EquipoiseError, StorageError, UnreachableError
 from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.parts import Part
@@ -212,7 +212,7 @@ class _Spread:
 
     def features(
         self,
-        encoder: VideoEncoder,
+        encoder: Encoder,
         split: Split,
         device: torch.device,
         progress: Any = None,
@@ -228,7 +228,7 @@ class _Spread:
         return torch.cat([part for part in parts if len(part)])
 
 
-def _part(encoder: VideoEncoder, split: Split, part: tuple[int, int]) -> Any:
+def _part(encoder: Encoder, split: Split, part: tuple[int, int]) -> Any:
     """One part's features as an array, computed with one worker's resources."""
     with compute_threads(int(split.settings.resources.cpus_per_worker)):
         return split_features(encoder, split, device_of(split.settings.resources), part).cpu().numpy()

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equipoise.models.encoders import Encoder, EncoderConfig, EncoderRecord, register_encoder
+    from equipoise.models.geometry import TokenGrid
     from equipoise.models.objectives import Latents, Objective, ObjectiveRecord, register
     from equipoise.platform.api import (
         Study,
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
 
 __version__ = version("equipoise")
 __all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "EncoderRecord",
     "Latents",
     "Objective",
     "ObjectiveRecord",
     "Study",
+    "TokenGrid",
     "ablate",
     "load_ablation",
     "load_encoder",
@@ -39,16 +45,22 @@ __all__ = [
     "read_results",
     "reference",
     "register",
+    "register_encoder",
     "select",
     "sweep",
 ]
+# What objectives and encoders are written with, and where it is.
+_WRITTEN_WITH = {
+    **dict.fromkeys(("Latents", "Objective", "ObjectiveRecord", "register"), "equipoise.models.objectives"),
+    **dict.fromkeys(("Encoder", "EncoderConfig", "EncoderRecord", "register_encoder"), "equipoise.models.encoders"),
+    "TokenGrid": "equipoise.models.geometry",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    written = name in ("Latents", "Objective", "ObjectiveRecord", "register")  # what an objective is written with
-    return getattr(import_module("equipoise.models.objectives" if written else "equipoise.platform.api"), name)
+    return getattr(import_module(_WRITTEN_WITH.get(name, "equipoise.platform.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -1,19 +1,24 @@
-"""What every objective promises, as a function: Equipoise runs it on its own, a plug-in's tests run it on theirs.
+"""What every objective and every encoder promises: Equipoise runs it on its own, a plug-in's tests run it on theirs.
 
-    from equipoise.testing import check_objective
+    from equipoise.testing import check_encoder, check_objective
 
-    def test_contract() -> None:
+    def test_objective() -> None:
         check_objective(record)
+
+    def test_encoder() -> None:
+        check_encoder(EncoderConfig(name="mine", width=24, depth=2, heads=2, patch=4, levels=2))
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from equipoise.models.encoders import Encoder, EncoderConfig, create_encoder
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.masking import MaskSampler
 from equipoise.models.objectives import Latents, Objective, ObjectiveRecord
@@ -195,3 +200,75 @@ def _works_in_half_precision(record: ObjectiveRecord, objective: Objective) -> N
     assert abs(value.item() - exact) <= 0.05 * abs(exact), (
         f"{record.name} is {value.item():.4g} under autocast with features in bfloat16, {exact:.4g} without"
     )
+
+
+def check_encoder(config: EncoderConfig, *, time: int = 2, side: int = 2) -> None:
+    """Check that an encoder keeps what training, objectives and evaluation rely on, on small random clips.
+
+    Its features have the shapes that its configuration says, of videos and of images, of all tokens and of any subset.
+    It never reads a hidden patch, knows a token by its index and not by its place in the row, and treats every clip
+    of a batch by itself. The deepest level alone is the last of all levels. A gradient arrives at every parameter.
+    Its ``blocks`` are its own, and a copy of it computes the same.
+
+    Args:
+        config: small: the check builds it twice.
+        time: time slots of the grid.
+        side: rows and columns of the grid.
+
+    Raises:
+        AssertionError: the first promise that is not kept, in a sentence.
+    """
+    torch.manual_seed(7)
+    encoder = create_encoder(config, TokenGrid(time, side, side, patch=config.patch, tubelet=config.tubelet)).eval()
+    assert isinstance(encoder, Encoder), f"{config.name} builds {type(encoder).__name__}; expected an Encoder"
+    with torch.no_grad():
+        for p in encoder.parameters():  # nothing hides behind a zero or a one that it starts with
+            p.add_(torch.randn_like(p) * 0.05)
+    pixels = side * config.patch
+    video, image = (torch.randn(3, 3, frames, pixels, pixels) for frames in (time * config.tubelet, 1))
+    loss = torch.zeros(())
+    for clip in (video, image):
+        _encodes(encoder, clip)
+        patches, kind = encoder.patches(clip)
+        loss = loss + encoder(patches, kind).square().mean()
+    loss.backward()
+    idle = [name for name, p in encoder.named_parameters() if p.grad is None]
+    assert not idle, f"{config.name}: no gradient arrives at {', '.join(idle[:5])} from videos and images"
+    own = {id(module) for module in encoder.modules()}
+    blocks = list(encoder.blocks)
+    assert blocks and all(id(block) in own for block in blocks), f"{config.name}: its blocks are not its own modules"
+
+
+@torch.no_grad()
+def _encodes(encoder: Encoder, clip: Tensor) -> None:
+    c = encoder.config
+    patches, kind = encoder.patches(clip)
+    tokens = encoder.grid.count if kind == "video" else encoder.grid.height * encoder.grid.width
+    whole, last = encoder(patches, kind), encoder(patches, kind, last_only=True)
+    for features, width in ((whole, c.channels), (last, c.width)):
+        assert features.shape == (len(clip), tokens, width), (
+            f"{c.name}: features of a {kind} are {tuple(features.shape)}; expected {(len(clip), tokens, width)}"
+        )
+    assert _close(whole[..., -c.width :], last), f"{c.name}: last_only is not the last level of a {kind}"
+    order = torch.stack([torch.randperm(tokens) for _ in clip])
+    shuffled = encoder(patches, kind, order)
+    assert _close(shuffled, _rows(whole, order)), f"{c.name}: a token's features depend on its place in the index"
+    some = order[:, : max(tokens // 2, 1)]
+    hidden = torch.ones(len(clip), tokens, dtype=torch.bool).scatter(1, some, False)
+    seen = encoder(patches, kind, some)
+    assert seen.isfinite().all(), f"{c.name}: features of a {kind} are not finite"
+    without = patches.masked_fill(hidden.unsqueeze(-1), torch.nan)
+    assert torch.equal(encoder(without, kind, some), seen), f"{c.name} reads patches of a {kind} that are hidden"
+    assert _close(encoder(patches[:1], kind, some[:1]), seen[:1]), f"{c.name}: a clip's features depend on other clips"
+    assert torch.equal(copy.deepcopy(encoder)(patches, kind, some), seen), f"{c.name}: a copy computes something else"
+    changed = patches.clone()
+    changed[:, -1] += 1
+    assert not _close(encoder(changed, kind), whole), f"{c.name} does not read the last patch of a {kind}"
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def _rows(features: Tensor, index: Tensor) -> Tensor:
+    return features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))

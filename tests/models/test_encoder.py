@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.encoder import EncoderConfig, VideoEncoder, inflate_timm_vit, patchify
+from equipoise.models.encoders import EncoderConfig, VideoEncoder, patchify
 from equipoise.models.geometry import TokenGrid
 
 GRID = TokenGrid(3, 4, 5, patch=4, tubelet=2)
@@ -153,65 +152,3 @@ def test_a_clip_of_another_size_is_refused_in_words() -> None:
 def test_impossible_sizes_are_refused(change: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         EncoderConfig(**{"width": 24, "depth": 4, "heads": 2, "levels": 2, **change})  # type: ignore[arg-type]
-
-
-def vit(**options: object) -> nn.Module:
-    torch.manual_seed(5)
-    model: nn.Module = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=2, **options).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model
-
-
-def tiny(time: int = 2, side: int = 2, **change: int) -> VideoEncoder:
-    sizes = {"width": 192, "depth": 2, "heads": 3, "patch": 16, "tubelet": 2, "levels": 2, **change}
-    return VideoEncoder(EncoderConfig(**sizes), TokenGrid(time, side, side, patch=16, tubelet=sizes["tubelet"])).eval()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("tubelet", [2, 4])
-def test_inflated_still_clip_gives_the_tokens_of_the_image(tubelet: int) -> None:
-    encoder = tiny(tubelet=tubelet)
-    source = vit(img_size=32)
-    unused = inflate_timm_vit(encoder, source.state_dict())
-    assert sorted(unused) == ["cls_token", "head.bias", "head.weight", "pos_embed"]
-    image = torch.randn(2, 3, 1, 32, 32)
-    still = image.expand(-1, -1, 2 * tubelet, -1, -1)
-    (image_patches, _), (still_patches, _) = encoder.patches(image), encoder.patches(still)
-    embedded = encoder.embed["video"](still_patches)
-    expected = source.patch_embed(image[:, :, 0])  # type: ignore[operator]
-    torch.testing.assert_close(encoder.embed["image"](image_patches), expected, rtol=1e-4, atol=1e-5)
-    for slot in range(2):
-        torch.testing.assert_close(embedded[:, slot * 4 : slot * 4 + 4], expected, rtol=1e-4, atol=1e-5)
-    # With one slot the whole encoder agrees, not the embedding alone.
-    one = tiny(time=1, tubelet=tubelet)
-    inflate_timm_vit(one, source.state_dict())
-    (image_patches, _), (still_patches, kind) = one.patches(image), one.patches(still[:, :, :tubelet])
-    assert kind == "video"
-    torch.testing.assert_close(one(still_patches, "video"), one(image_patches, "image"), rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_inflated_blocks_compute_what_the_vit_computes() -> None:
-    # A single token: attention has nothing to choose, so rotary positions cannot differ from the ViT's.
-    source = vit(img_size=16, class_token=False, global_pool="", pos_embed="none")
-    encoder = tiny(side=1)
-    inflate_timm_vit(encoder, source.state_dict())
-    image = torch.randn(3, 3, 1, 16, 16)
-    patches, kind = encoder.patches(image)
-    expected = source.forward_features(image[:, :, 0])  # type: ignore[operator]
-    torch.testing.assert_close(encoder(patches, kind, last_only=True), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_inflating_another_model_names_both_sizes() -> None:
-    state = vit(img_size=32).state_dict()
-    with pytest.raises(ValueError, match=r"embedding is \(192, 3, 16, 16\); expected \(96, 3, 16, 16\)"):
-        inflate_timm_vit(tiny(width=96), state)
-    with pytest.raises(ValueError, match=r"differ from this encoder's 4 blocks: .*blocks\.2"):
-        inflate_timm_vit(tiny(depth=4), state)
-    with pytest.raises(ValueError, match=r"no patch_embed\.proj\.weight; expected the state dict of a timm ViT"):
-        inflate_timm_vit(tiny(), {"conv1.weight": torch.zeros(1)})
-    state["blocks.1.mlp.fc1.weight"] = torch.zeros(7, 192)
-    with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.fc1\.weight is \(7, 192\); expected \(768, 192\)"):
-        inflate_timm_vit(tiny(), state)

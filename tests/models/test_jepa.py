@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.encoder import EncoderConfig
+from equipoise.models.encoders import EncoderConfig
 from equipoise.models.jepa import ClipGroup, JepaConfig, StepOutput, TeacherConfig, Term, VideoJEPA
 from equipoise.models.losses import context_loss, prediction_loss
 from equipoise.models.masking import BlockSpec, Mask, MaskConfig, MaskSampler
@@ -94,7 +94,7 @@ def test_gradient_without_stop_differs_from_the_one_with_it() -> None:
         model = build(mode="self", stop_gradient=stop)
         out = model([videos()], {})
         out.loss.backward()
-        grads.append((out.loss.item(), model.encoder.blocks[0].get_parameter("attn.qkv.weight").grad))
+        grads.append((out.loss.item(), model.encoder.get_parameter("blocks.0.attn.qkv.weight").grad))
     assert grads[0][0] == grads[1][0]
     first, second = grads[0][1], grads[1][1]
     assert first is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.optim import create_optimizer_v2
 
-from equipoise.models.encoder import EncoderConfig
+from equipoise.models.encoders import EncoderConfig
 from equipoise.models.jepa import ClipGroup, JepaConfig, Term, VideoJEPA
 from equipoise.models.masking import FuturePredictive, MaskConfig, MaskSampler
 from equipoise.models.objectives import Latents, create, list_objectives

@@ -15,11 +15,12 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.platform.errors import CheckpointError, SettingsError
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.preset import InitialEncoder, Preset, load_preset
+from equipoise.platform.settings.study import load_ablation
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial import checkpoint as checkpoints
@@ -40,11 +41,11 @@ def starting(settings: TrialSettings, file: Path, digest: str | None = None) -> 
     return settings.model_copy(update={"preset": preset})
 
 
-def encoder(settings: TrialSettings) -> VideoEncoder:
+def encoder(settings: TrialSettings) -> Encoder:
     return build_model(settings, resolve(settings)).encoder
 
 
-def same(one: VideoEncoder, other: VideoEncoder) -> bool:
+def same(one: Encoder, other: Encoder) -> bool:
     pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
@@ -58,14 +59,14 @@ def trained(settings: TrialSettings, paths: Paths, folder: Path) -> Path:
 
 
 @pytest.fixture
-def other(tiny_settings: Settings) -> VideoEncoder:
+def other(tiny_settings: Settings) -> Encoder:
     """An encoder of the same shapes from another seed."""
     return encoder(tiny_settings("baseline").model_copy(update={"seed": 99}))
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch", "wrapped"])
 def test_an_encoder_and_its_target_start_from_a_file(
-    form: str, tiny_settings: Settings, other: VideoEncoder, tmp_path: Path
+    form: str, tiny_settings: Settings, other: Encoder, tmp_path: Path
 ) -> None:
     state = other.state_dict()
     file = tmp_path / ("encoder.safetensors" if form == "safetensors" else "encoder.pt")
@@ -82,9 +83,21 @@ def test_an_encoder_and_its_target_start_from_a_file(
     plain = build_model(settings, resolve(settings))
     predictors = zip(model.predictor.parameters(), plain.predictor.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in predictors)
-    # The untrained control is an untrained encoder, whatever the others start from.
+    # One untrained control is an untrained encoder, whatever the others start from; the other is what they start from.
     control = starting(tiny_settings("random_init"), file)
     assert same(encoder(control), encoder(tiny_settings("random_init")))
+    assert same(encoder(starting(tiny_settings("unchanged"), file)), other)
+
+
+def test_a_study_that_starts_from_a_checkpoint_scores_it_as_a_control(tmp_path: Path) -> None:
+    preset = {"base": "nano", "name": "own", "initial_encoder": {"file": "vit.pt", "sha256": "a" * 64}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(preset))
+    study = {"name": "own", "regime": "miniature", "variants": ["hw"], "seeds": [0]}
+    for name, controls in (("nano", 2), (str(tmp_path / "own.yaml"), 3)):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "preset": name}))
+        definition = load_ablation(str(tmp_path / "study.yaml"), {})
+        assert [c for c, _, _ in definition.controls()] == ["baseline", "random_init", "unchanged"][:controls]
+        assert [m for m, _, _ in definition.members()] == ["hw"]
 
 
 def test_a_training_goes_on_from_a_checkpoint_of_another(
@@ -123,12 +136,13 @@ def test_an_image_vit_is_inflated_over_time(tiny_settings: Settings, tmp_path: P
     assert torch.equal(found.get_parameter(name), vit.get_parameter(name))
     still = torch.randn(1, 3, 1, settings.preset.model.size, settings.preset.model.size)
     clip = still.expand(-1, -1, config.tubelet * found.grid.time, -1, -1)
-    image, video = (found.embed[kind](found.patches(x)[0]) for kind, x in (("image", still), ("video", clip)))
+    pairs = {"image": still, "video": clip}
+    image, video = (found.get_submodule(f"embed.{kind}")(found.patches(x)[0]) for kind, x in pairs.items())
     torch.testing.assert_close(video[:, : image.shape[1]], image)
 
 
 def test_which_checkpoint_it_is_belongs_to_the_key_and_where_it_lies_does_not(
-    tiny_settings: Settings, other: VideoEncoder, tmp_path: Path
+    tiny_settings: Settings, other: Encoder, tmp_path: Path
 ) -> None:
     settings = tiny_settings("baseline")
     for name in ("a.safetensors", "b.safetensors"):
@@ -165,27 +179,30 @@ def _without(state: dict[str, torch.Tensor]) -> dict[str, Any]:
         (lambda state, file: file.write_bytes(b"nothing"), "is no file of tensors alone"),
         (lambda state, file: file.mkdir(), "is no file, and no folder of a checkpoint"),
         (lambda state, file: torch.save([1], file), "holds list; expected a state dict"),
-        (lambda state, file: torch.save(_without(state), file), "has no norms.0.weight: it is of another model"),
+        (
+            lambda state, file: torch.save(_without(state), file),
+            "it is of another vit encoder: 1 entries .*: norms.0.weight",
+        ),
         (
             lambda state, file: torch.save({**state, "more": torch.ones(1)}, file),
-            "has more, which these settings do not build",
+            "it is of another vit encoder: 1 entries .*: more",
         ),
         (
             lambda state, file: torch.save({"patch_embed.proj.weight": torch.ones(24, 3, 5, 5)}, file),
-            r"does not fit: the ViT's patch embedding is \(24, 3, 5, 5\); expected \(\d+, 3, \d+, \d+\)",
+            r"does not fit: it is an image transformer whose patch embedding is \(24, 3, 5, 5\); expected \(\d+, 3, ",
         ),
         (
             lambda state, file: torch.save({"patch_embed.proj.weight": torch.ones(24, 3, 2, 16, 16)}, file),
-            "does not fit: it is of a video encoder of others, as V-JEPA's",
+            "does not fit: it is V-JEPA 2, whose rotary frequencies are tiled",
         ),
-        (lambda state, file: torch.save({"x": torch.ones(1)}, file), "has no patch_embed.proj.weight"),
+        (lambda state, file: torch.save({"x": torch.ones(1)}, file), "has no patch embedding that is known"),
     ],
 )
 def test_what_cannot_be_a_start_is_a_sentence(
     make: Callable[[dict[str, torch.Tensor], Path], None],
     sentence: str,
     tiny_settings: Settings,
-    other: VideoEncoder,
+    other: Encoder,
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "encoder.pt"
@@ -196,9 +213,7 @@ def test_what_cannot_be_a_start_is_a_sentence(
     assert "\n" not in str(raised.value)
 
 
-def test_another_file_than_was_asked_for_is_refused(
-    tiny_settings: Settings, other: VideoEncoder, tmp_path: Path
-) -> None:
+def test_another_file_than_was_asked_for_is_refused(tiny_settings: Settings, other: Encoder, tmp_path: Path) -> None:
     file = tmp_path / "encoder.safetensors"
     save_file(other.state_dict(), file)
     with pytest.raises(CheckpointError, match=f"has the sha256 {sha256(file)}, and {'0' * 64} was asked for"):

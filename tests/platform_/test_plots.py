@@ -98,7 +98,7 @@ def test_seed_bars_are_explained_only_where_there_are_some(drawn: list[Figure], 
     entries = [{text.get_text() for text in figure.legends[0].get_texts()} for figure in drawn]
     assert "± 1 sd over seeds" in entries[0]
     assert "± 1 sd over seeds" not in entries[1]
-    assert {"baseline (control)", "random_init (control)"} <= entries[0]
+    assert {"baseline (control)", "never trained (control)"} <= entries[0]
 
 
 @pytest.mark.parametrize(("benchmarks", "panels"), [(1, 1), (2, 1), (4, 6)])

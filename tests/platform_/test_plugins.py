@@ -192,6 +192,63 @@ def test_code_of_others_runs_only_where_it_is_trusted(file: Path) -> None:
     refuse_code(Bundle(about=about, facts={"definition": {"plugins": [package]}}, **empty), False)
 
 
+# --- an encoder
+
+
+def test_the_skeleton_of_an_encoder_works_as_it_is_written(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("new", "encoder", "mixer")
+    assert code == 0, err
+    assert "model.encoder.name: mixer in its preset" in out
+    file, test = tmp_path / "mixer.py", tmp_path / "test_mixer.py"
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test.name]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    lint = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,UP,B", file.name, test.name]
+    linted = subprocess.run(lint, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout
+    assert "mixer" not in call("list", "encoders")[1]
+    listed = call("list", "encoders", "--plugin", file)[1]
+    assert "mixer.py (sha256 " in listed
+    assert all(name in listed for name in ("vit", "timm", "torchvision"))
+
+
+def test_an_encoder_of_ones_own_is_what_a_trial_builds_wherever_it_runs(call: Call, tmp_path: Path) -> None:
+    call("new", "encoder", "mixer")
+    content = {"name": "own", "regime": "miniature", "preset": "nano", "variants": ["hw"], "plugins": ["mixer.py"]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**content, "set": ["model.encoder.name=mixer"]}))
+    definition = load_ablation(str(tmp_path / "study.yaml"), {})
+    (name, variant, seed), *_ = definition.members()
+    own = definition.trial(name, variant, seed, *definition.load())
+    assert [plugin.name for plugin in own.plugins] == ["mixer.py"]
+    shipped_one = parse(TrialSettings, {**own.model_dump(), "preset": load_preset("nano"), "plugins": ()}, "a trial")
+    assert own.key != shipped_one.key
+    kept = tmp_path / "settings.json"
+    kept.write_text(own.model_dump_json())
+    (tmp_path / "mixer.py").unlink()
+    code = (
+        "import json, sys\n"
+        "from equipoise.platform.settings.base import parse\n"
+        "from equipoise.platform.settings.mix import resolve\n"
+        "from equipoise.platform.settings.trial import TrialSettings\n"
+        "from equipoise.platform.trial.encoders import build_model\n"
+        "settings = parse(TrialSettings, json.loads(open(sys.argv[1]).read()), 'kept')\n"
+        "print(settings.key, type(build_model(settings, resolve(settings)).target_encoder).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(kept)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [own.key, "Mixer"]
+
+
+def test_an_encoder_that_cannot_be_is_refused_with_the_settings(tmp_path: Path) -> None:
+    for change, sentence in (
+        (["model.encoder.name=mixr"], "unknown encoder 'mixr'"),
+        (["model.encoder.name=timm"], "expected the name of a model"),
+        (["model.encoder.name=timm", "model.encoder.params.model=resnet18"], "resnet18 cannot hide tokens"),
+    ):
+        with pytest.raises(SettingsError, match=sentence):
+            load_preset("nano", change)
+
+
 # --- mistakes
 
 

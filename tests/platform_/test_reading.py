@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.jepa import StepOutput
 from equipoise.models.masking import MaskSampler, MotionGuided, motion_map
@@ -31,7 +31,7 @@ def trainer_of(settings: TrialSettings, paths: Paths, folder: Path) -> Trainer:
     return Trainer(settings, paths, LocalReporter(folder, device=torch.device("cpu")))
 
 
-def evaluated(trainer: Trainer) -> VideoEncoder:
+def evaluated(trainer: Trainer) -> Encoder:
     return trainer.model.target_encoder if trainer.mix.evaluated == "target" else trainer.model.encoder
 
 

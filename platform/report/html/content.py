@@ -18,6 +18,7 @@ from equipoise.platform.record.cost import Cost
 from equipoise.platform.record.reading import SETTINGS, StudyRecord, read_json
 from equipoise.platform.report.front import most_telling, opened
 from equipoise.platform.search.store import SearchStore
+from equipoise.platform.stats.mixes import UNCHANGED
 from equipoise.platform.stats.noise import SeedNoise, study_noise
 from equipoise.platform.stats.selection import RankedVariant, Selection
 from equipoise.platform.stats.table import ResultTable
@@ -204,7 +205,9 @@ def gather(record: StudyRecord, tolerance: float | None = None) -> Content:
         table=record.table,
         selection=selection,
         means={key: interval(sample) for key, sample in found.items()},
-        differences=compare_all(found, selection, study_noise(record.table, leave_out=(selection.random_init,))),
+        differences=compare_all(
+            found, selection, study_noise(record.table, leave_out=(selection.random_init, UNCHANGED))
+        ),
         weights=record.weights,
         importance=_importance(record, notes),
         effects=effects,

@@ -21,7 +21,7 @@ from equipoise.data.decode_report import DecodeBudgetError
 from equipoise.data.manifest import ManifestError
 from equipoise.data.transforms import center_square, sample_frames
 from equipoise.models.diagnostics import principal_colours
-from equipoise.models.encoder import VideoEncoder
+from equipoise.models.encoders import Encoder
 from equipoise.platform.errors import CheckpointError, EquipoiseError
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.reading import StudyRecord
@@ -151,7 +151,7 @@ def _clips(home: Home, one: Checkpoint) -> list[tuple[str, ClipCache, int]]:
     return chosen
 
 
-def _middle_tokens(encoder: VideoEncoder, cache: ClipCache, index: int, one: Checkpoint) -> Tensor:
+def _middle_tokens(encoder: Encoder, cache: ClipCache, index: int, one: Checkpoint) -> Tensor:
     """``[K, W]`` tokens of a clip's middle time slot."""
     chosen = range(index, index + 1)
     features = extract(encoder, cache, **view(one.settings), pooled=False, device=torch.device("cpu"), rows=chosen)[0]

@@ -64,7 +64,7 @@ LEGEND = {
     "front": "on the front over all benchmarks",
     "rest": "dominated",
     "baseline": "baseline (control)",
-    "random_init": "random_init, untrained (control)",
+    "random_init": "never trained (control)",
     "untrained": "scored an untrained encoder (flagged)",
 }
 KINDS = {"sweep": "a search over objective weights", "ablation": "named mixes", "confirmation": "a confirmation"}

@@ -68,7 +68,7 @@ STYLES = {
         legend="untrained encoder (flagged)", marker="v", size=7, face="white", edge=PALETTE[4], ink=GREY, layer=4
     ),
     "random_init": Style(
-        legend="random_init (control)", marker="X", size=9, face=PALETTE[3], edge="white", ink=INK, layer=5
+        legend="never trained (control)", marker="X", size=9, face=PALETTE[3], edge="white", ink=INK, layer=5
     ),
     "baseline": Style(legend="baseline (control)", marker="D", size=8, face=INK, edge="white", ink=INK, layer=5),
     "candidate": Style(
