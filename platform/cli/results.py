@@ -7,8 +7,9 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,17 +19,22 @@ from equipoise.platform.cli.options import (
     home_options,
     json_option,
     plugin_option,
+    preset_option,
     progress_bar,
     reference_option,
+    regime_option,
     terminal,
 )
 from equipoise.platform.errors import EquipoiseError
 
 if TYPE_CHECKING:
+    from equipoise.models.encoders import Encoder
     from equipoise.platform.record.home import Home
     from equipoise.platform.record.reading import StudyRecord
     from equipoise.platform.settings.trial import TrialSettings
+    from equipoise.platform.storage import Place
 
+FILES = (".pt", ".pth", ".bin", ".safetensors")  # endings of other people's checkpoints
 LISTED = ("objectives", "encoders", "variants", "presets", "regimes", "spaces", "studies", "references")
 
 
@@ -39,6 +45,12 @@ LISTED = ("objectives", "encoders", "variants", "presets", "regimes", "spaces", 
     "--part", type=click.Choice(["select", "test"]), default="select", show_default=True, help="Part to score."
 )
 @click.option("--out", help="Folder or URI for the per-item outcomes; default: beside it.")
+@click.option("--encoder", metavar="NAME[:MODEL]", help="Of other people's file: its encoder (see list encoders).")
+@preset_option("Of other people's file: sizes, clips and probes (nano, small, base, or a YAML file).")
+@regime_option("Of other people's file: the benchmarks to score.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the preset.")
+@click.option("--seed", type=click.IntRange(0), help="Of other people's file: of the probes; default: 0.")
+@plugin_option
 @home_options
 @json_option
 def probe(
@@ -48,8 +60,13 @@ def probe(
     out: str | None,
     places: Places,
     as_json: bool,
+    **foreign: Any,
 ) -> None:
-    """Score the frozen encoder of a CHECKPOINT (a folder or an s3: or gs: URI) on its regime's benchmarks.
+    """Score the frozen encoder of a CHECKPOINT on the benchmarks of its regime.
+
+    A checkpoint is a folder that Equipoise wrote, here or at an s3: or gs: URI. Other people's is a file of a state
+    dict; it needs to be said which encoder it is of, and how it is scored:
+    equipoise probe vit.safetensors --encoder timm:vit_small_patch16_224 --preset small --regime mixed
 
     A choice among checkpoints is made on select items; what is chosen is scored on test items once.
     """
@@ -57,42 +74,69 @@ def probe(
     from equipoise.platform.settings.trial import TrialSettings
     from equipoise.platform.storage import Place
     from equipoise.platform.study.caches import prepare_caches
-    from equipoise.platform.trial import checkpoint as checkpoints
     from equipoise.platform.trial.device import compute_threads, default_device
-    from equipoise.platform.trial.encoders import frozen_encoder
     from equipoise.platform.trial.evaluation import score
 
     place = places.open()
-    found = checkpoints.load(checkpoint)
-    chosen = {**found.settings.model_dump(mode="json"), "benchmarks": list(benchmarks)}
+    path, encoder, kept, step = _encoder_of(checkpoint, foreign)
+    chosen = {**kept.model_dump(mode="json"), "benchmarks": list(benchmarks)}
     settings = parse(TrialSettings, chosen, f"probe {checkpoint}")
-    encoder = frozen_encoder(found)
     with progress_bar("Building clip caches") as progress:
         prepare_caches(settings, place, part, progress=progress)
     with progress_bar("Scoring") as progress, compute_threads(1):
         results = score(encoder, settings, place.paths, default_device(), progress, part=part)
-    folder = Place.at(out) if out else found.path.parent / f"correctness-{found.path.name}"
+    folder = Place.at(out) if out else path.parent / f"correctness-{path.name}"
     for result in results:
         result.write(folder)
     content = {
-        "checkpoint": str(found.path),
+        "checkpoint": str(path),
         "variant": settings.variant_name,
         "seed": settings.seed,
-        "step": found.step,
+        "step": step,
         "part": part,
         "correctness": str(folder),
         "benchmarks": [r.summary() for r in results],
     }
     if part == "test":
-        _keep_opening(place, str(found.path), settings)
+        _keep_opening(place, str(path), settings)
     if as_json:
         emit(content)
         return
-    click.echo(f"{settings.variant_name}, seed {settings.seed}, step {found.step}")
+    click.echo(f"{settings.variant_name}, seed {settings.seed}, step {step}")
     for r in results:
         chosen_text = ", ".join(f"{k} {v:g}" for k, v in r.chosen.items() if k != "select_accuracy")
         click.echo(f"{r.benchmark:12} {r.accuracy:6.2f} %  of {r.items} {r.part} items  (probe: {chosen_text})")
     click.echo(f"per-item outcomes in {folder}")
+
+
+def _encoder_of(checkpoint: str, foreign: Mapping[str, Any]) -> tuple[Place, Encoder, TrialSettings, int]:
+    """Where a checkpoint is, its encoder, the settings that score it, and how many steps it was trained here."""
+    from equipoise.platform.settings.plugins import plugin_of
+    from equipoise.platform.storage import Place
+    from equipoise.platform.trial import checkpoint as checkpoints
+    from equipoise.platform.trial.encoders import foreign_encoder, frozen_encoder
+
+    for file in foreign["plugins"]:
+        plugin_of(file)
+    path, suffix = Place.at(checkpoint), Path(checkpoint).suffix
+    given = [key for key in ("encoder", "preset", "regime", "overrides", "seed") if foreign[key] not in (None, ())]
+    if foreign["encoder"] is None and suffix not in FILES:
+        if given:
+            option = "--set" if given[0] == "overrides" else f"--{given[0]}"
+            raise click.UsageError(f"{option} goes with other people's file; {checkpoint} has its own settings")
+        found = checkpoints.load(checkpoint)
+        return found.path, frozen_encoder(found), found.settings, found.step
+    if foreign["encoder"] is None:
+        raise click.UsageError(f"which encoder is {checkpoint} of? say it with --encoder (equipoise list encoders)")
+    encoder, settings = foreign_encoder(
+        path,
+        foreign["encoder"],
+        foreign["preset"] or "nano",
+        foreign["regime"] or "miniature",
+        foreign["overrides"],
+        foreign["seed"] or 0,
+    )
+    return path, encoder, settings, 0
 
 
 def _keep_opening(home: Home, checkpoint: str, settings: TrialSettings) -> None:

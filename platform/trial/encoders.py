@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +12,16 @@ from equipoise.models.encoders import Encoder
 from equipoise.models.jepa import VideoJEPA
 from equipoise.platform.errors import CheckpointError
 from equipoise.platform.seeds import stream
+from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.mix import Mix, resolve
 from equipoise.platform.settings.plugins import check
-from equipoise.platform.settings.preset import InitialEncoder
-from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.preset import InitialEncoder, load_preset
+from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.settings.variant import UNCHANGED, load_variant
 from equipoise.platform.storage import Place
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.checkpoint import Checkpoint, load_strictly
-from equipoise.platform.trial.initial import check_sha256, start_from_file
+from equipoise.platform.trial.initial import check_sha256, sha256_of, start_from_file
 
 
 def scored_encoder(model: VideoJEPA, mix: Mix) -> Encoder:
@@ -90,6 +93,46 @@ def build_model(settings: TrialSettings, mix: Mix) -> VideoJEPA:
         start_from(model.encoder, settings.preset.initial_encoder)
         model.target_encoder.load_state_dict(model.encoder.state_dict())
     return model
+
+
+def foreign_encoder(
+    place: Place, named: str, preset: str, regime: str, overrides: Sequence[str] = (), seed: int = 0
+) -> tuple[Encoder, TrialSettings]:
+    """The frozen encoder of other people's file, and the settings by which it can be scored.
+
+    Args:
+        place: the file.
+        named: the encoder, ``vit`` or ``timm:vit_small_patch16_224``; of the first the preset says the sizes.
+        preset: name or file: clips, probes.
+        regime: name or file: benchmarks.
+        overrides: ``key=value`` of the preset.
+        seed: of the probes.
+
+    Raises:
+        SettingsError: there is no such encoder, preset or regime, or they do not go together.
+        CheckpointError: the file is not there, or of another encoder.
+    """
+    name, _, model = named.partition(":")
+    own = [f"model.encoder.name={name}"]
+    if model:  # its sizes are its own
+        base = load_preset(preset).model.encoder
+        group = {"name": name, "params": {"model": model}, "tubelet": base.tubelet, "levels": base.levels}
+        own = [f"model.encoder={json.dumps(group)}"]
+    try:
+        with place.fetched() as file:
+            initial = {"file": str(place), "sha256": sha256_of(file, place)}
+    except FileNotFoundError:
+        raise CheckpointError(f"{place} is not there; give a file of a state dict") from None
+    variant = load_variant(UNCHANGED)
+    content = {
+        "variant_name": place.name,
+        "variant": variant,
+        "seed": seed,
+        "preset": load_preset(preset, [*own, *overrides, f"initial_encoder={json.dumps(initial)}"]),
+        "regime": load_regime(regime),
+    }
+    settings = parse(TrialSettings, content, str(place))
+    return untrained_encoder(settings), settings
 
 
 def start_from(encoder: Encoder, given: InitialEncoder) -> None:

@@ -51,15 +51,24 @@ def check_sha256(file: Path, place: Place, sha256: str) -> None:
     Raises:
         CheckpointError: it is another one, or no file.
     """
-    if not file.is_file():
-        raise CheckpointError(f"initial_encoder: {place} is no file, and no folder of a checkpoint")
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of(file, place)
     if found != sha256:
         raise CheckpointError(
             f"initial_encoder: {place} has the sha256 {found}, and {sha256} was asked for: it is another file, or was "
             "cut off"
         )
+
+
+def sha256_of(file: Path, place: Place) -> str:
+    """The sha256 of a file.
+
+    Raises:
+        CheckpointError: it is no file.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"initial_encoder: {place} is no file, and no folder of a checkpoint")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(file: Path, place: Place) -> Mapping[str, Any]:

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from equipoise.data.manifest import Manifest
 from equipoise.models.objectives import list_objectives
@@ -272,3 +275,28 @@ def test_probe_prints_json_and_stores_items(call: Call, make_trial: Make, paths:
     assert kept is not None
     (kept / "state.pt").write(b"damaged")
     assert "is damaged" in sentence(*call("probe", folder, "--home", home.root))
+
+
+def test_probe_scores_a_file_of_other_peoples(call: Call, home: Home, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=48, num_classes=3)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    words = ["probe", tmp_path / "vit.safetensors", "--home", home.root, "--benchmark", "mini_in"]
+    own = ["--encoder", "timm:vit_tiny_patch16_224", "--set", "probes.attentive.heads=3"]
+    code, out, err = call(*words, *own, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["variant"], found["step"]) == ("vit.safetensors", 0)
+    assert found["benchmarks"][0]["items"] > 0
+    # It is the network of the file that was scored: another file is another score.
+    first = (Path(found["correctness"]) / "mini_in.parquet").read_bytes()
+    save_file({k: v + 0.1 * torch.randn_like(v) for k, v in vit.state_dict().items()}, tmp_path / "vit.safetensors")
+    assert call(*words, *own, "--json")[0] == 0
+    assert (Path(found["correctness"]) / "mini_in.parquet").read_bytes() != first
+    assert "which encoder is" in call(*words)[2]
+    assert "cannot hide tokens" in sentence(*call(*words, "--encoder", "timm:resnet18"))
+    assert "it is an image transformer whose patch embedding is (192, 3, 16, 16); expected (64, 3, 8, 8)" in sentence(
+        *call(*words, "--encoder", "vit")
+    )
+    assert "is not there" in sentence(*call("probe", tmp_path / "no.pt", "--encoder", "vit", "--home", home.root))
+    assert "--seed goes with other people's file" in call("probe", tmp_path, "--seed", 3)[2]
