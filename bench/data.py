@@ -342,7 +342,7 @@ def waiting(folder: Path, options: argparse.Namespace) -> None:
     regime = {
         "name": "bench",
         "sources": {"bench": {"manifest": "train.parquet", "weight": 1.0}},
-        "benchmarks": {"b": {"train": "train.parquet", "test": "train.parquet", "pooling": "linear", "title": "b"}},
+        "benchmarks": {"b": {"train": "train.parquet", "test": "train.parquet", "probe": "linear", "title": "b"}},
     }
     head(f"preset {options.preset}, batch {options.batch}", "steps", "ms a step", "waiting for data, %")
     for storage in ("raw", "jpeg"):
@@ -428,7 +428,7 @@ def published_way(encoder: Any, sets: dict[str, Manifest], preset: Any, setting:
     """
     best = features_took = probes_took = 0.0
     labels = {k: torch.tensor(m.label.tolist()) for k, m in sets.items()}
-    pooled, classes = setting.pooling == "linear", len(sets["train"].classes)
+    pooled, classes = setting.pooled, len(sets["train"].classes)
     for rate, decay in itertools.product(setting.lr, setting.weight_decay):
         clock = Clock()
         features = {k: one_by_one(encoder, m, preset.model.frames, preset.model.size, pooled) for k, m in sets.items()}
@@ -468,7 +468,7 @@ def compared(folder: Path, settings: TrialSettings, built: dict[str, dict[str, M
     probes_of_all = 0
     for name in settings.scored:
         benchmark = settings.regime.benchmarks[name]
-        setting = settings.preset.probes[benchmark.pooling]
+        setting = settings.preset.probes[benchmark.probe]
         probes_here = len(setting.lr) * len(setting.weight_decay)
         slow, features, fitting = published_way(encoder, built[name], settings.preset, setting)
         clock = Clock()
@@ -484,7 +484,7 @@ def compared(folder: Path, settings: TrialSettings, built: dict[str, dict[str, M
         took = [features + fitting, kept, ours, cold]
         totals = [total + more for total, more in zip(totals, took, strict=True)]
         probes_of_all += probes_here
-        what = f"{name}, {benchmark.pooling}: {' + '.join(f'{len(m):,}' for m in built[name].values())} items"
+        what = f"{name}, {benchmark.probe}: {' + '.join(f'{len(m):,}' for m in built[name].values())} items"
         comparison(what, probes_here, took, f"{slow:.1f}", f"{fast.accuracy:.1f}")
     comparison("**all**", probes_of_all, totals, "", "")
 

@@ -35,7 +35,8 @@ from equipoise.platform.study.bundling import open_bundle, references
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference_study.md"
 ABLATIONS = ("miniature", "miniature_single", "miniature_synthetic")
-MIXED, SYNTHETIC, SEARCH, CONFIRMED = "miniature", "miniature_synthetic", "search", "search_confirmation"
+MIXED, SYNTHETIC, SEARCH = "miniature", "miniature_synthetic", "search"
+CONFIRMED = ("miniature_confirmation", "search_confirmation")
 RANDOM_INIT = "random_init"
 PLANNED = tuple(f"reference_{part}" for part in ABLATIONS)
 SEARCHED = "reference_search"
@@ -157,7 +158,7 @@ def transfer(mixed: StudyRecord, synthetic: StudyRecord) -> str:
 
 
 def confirmed(record: StudyRecord) -> str:
-    """What was left of the search's gains on fresh seeds and test items, and the verdict in words."""
+    """What was left of a study's gains on fresh seeds and test items, and the verdict in words."""
     found = confirmation_of(record)
     assert found is not None
     rows = [[f"`{v}`", *(f"{g.search:+.1f} → {shown(g.fresh)}" for g in found.of(v).values())] for v in found.variants]
@@ -186,8 +187,9 @@ def tables(home: Path) -> Iterator[tuple[str, str]]:
         yield "transfer", transfer(records[MIXED], records[SYNTHETIC])
     if SEARCH in records:
         yield "verdict search", verdict(records[SEARCH])
-    if CONFIRMED in records:
-        yield "confirmed", confirmed(records[CONFIRMED])
+    for name in CONFIRMED:
+        if name in records:
+            yield f"confirmed {name.removesuffix('_confirmation')}", confirmed(records[name])
 
 
 def block(name: str) -> re.Pattern[str]:

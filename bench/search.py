@@ -97,7 +97,7 @@ def bank_scores(encoder: Encoder, settings: TrialSettings, paths: Paths) -> dict
     """An alternative to what early stopping looks at: short probes, fitted to two thirds of the same items."""
     found = {}
     for name in settings.scored:
-        setting = settings.preset.probes[settings.regime.benchmarks[name].pooling]
+        setting = settings.preset.probes[settings.regime.benchmarks[name].probe]
         setting = setting.model_copy(update={"epochs": min(setting.epochs, BANK_EPOCHS)})
         features, labels, classes = rung_features(encoder, settings, paths, CPU, name, ITEMS)
         held = math.ceil(len(labels) / 3)

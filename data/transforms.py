@@ -108,8 +108,10 @@ def _resample(frames: Tensor, size: int) -> Tensor:
     return pixels.transpose(0, 1)
 
 
-def center_square(frames: Tensor, size: int) -> Tensor:
+def center_square(frames: Tensor, size: int, place: float = 0.5) -> Tensor:
     """The centre square of uint8 frames ``[B, T, H, W, 3]``, resized: uint8 ``[B, T, size, size, 3]``.
+
+    With another ``place`` it lies elsewhere on the longer side: 0 at its beginning, 1 at its end.
 
     Raises:
         TransformError: If ``frames`` is not uint8 ``[B, T, H, W, 3]``, or ``size`` is below 1.
@@ -119,19 +121,20 @@ def center_square(frames: Tensor, size: int) -> Tensor:
         raise TransformError(f"size is {size}; it must be at least 1.")
     height, width = frames.shape[2:4]
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    top, left = int((height - side) * place), int((width - side) * place)
     square = frames[:, :, top : top + side, left : left + side]
     if side == size:
         return square
     return torch.stack([_resample(clip, size).permute(1, 2, 3, 0) for clip in square])
 
 
-def center_crop_resize(frames: Tensor, size: int) -> Tensor:
+def center_crop_resize(frames: Tensor, size: int, place: float = 0.5) -> Tensor:
     """Evaluation: centre square, resized and normalised.
 
     Args:
         frames: uint8 ``[B, T, H, W, 3]``.
         size: Output side, px.
+        place: Of the square on the longer side, from 0 to 1.
 
     Returns:
         float32 ``[B, 3, T, size, size]``.
@@ -139,7 +142,7 @@ def center_crop_resize(frames: Tensor, size: int) -> Tensor:
     Raises:
         TransformError: If ``frames`` is not uint8 ``[B, T, H, W, 3]``, or ``size`` is below 1.
     """
-    return normalise(center_square(frames, size))
+    return normalise(center_square(frames, size, place))
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,6 +92,109 @@ class AttentiveBank(nn.Module):
         return torch.baddbmm(self.classify_bias, y, self.classify)
 
 
+class _Linear(nn.Module):
+    """G linear maps ``[G, M, D] -> [G, M, E]``, all with the same initial weights."""
+
+    def __init__(self, probes: int, channels: int, out: int, generator: torch.Generator, std: float = 0.02) -> None:
+        super().__init__()
+        self.weight = nn.Parameter((torch.randn(channels, out, generator=generator) * std).repeat(probes, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(probes, 1, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class _Norm(nn.Module):
+    def __init__(self, probes: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(probes, 1, channels))
+        self.bias = nn.Parameter(torch.zeros(probes, 1, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
+class _Attention(nn.Module):
+    """G times: norm, attention of queries over tokens, norm, MLP of four times the width.
+
+    Args:
+        own: the queries are the tokens, and what attention gives is mapped once more; else they are given, as V-JEPA's
+            pooling query is.
+        depth: by whose root the maps are scaled that lead back, counted from 1.
+    """
+
+    def __init__(
+        self, probes: int, channels: int, heads: int, generator: torch.Generator, *, own: bool, depth: int
+    ) -> None:
+        super().__init__()
+        self.heads, back = heads, 0.02 / math.sqrt(2 * depth)
+        self.norm1, self.norm2 = _Norm(probes, channels), _Norm(probes, channels)
+        self.q, self.k, self.v = (_Linear(probes, channels, channels, generator) for _ in range(3))
+        self.proj = _Linear(probes, channels, channels, generator, back) if own else None
+        self.fc1 = _Linear(probes, channels, 4 * channels, generator)
+        self.fc2 = _Linear(probes, 4 * channels, channels, generator, back)
+
+    def forward(self, x: Tensor, query: Tensor | None = None) -> Tensor:
+        """Tokens ``[G, n, K, D]``, or what the query ``[G, n, 1, D]`` becomes by looking at them."""
+        G, n, _, D = x.shape
+        seen = self.norm1(x.flatten(1, 2))
+        asking = seen if query is None else query.flatten(1, 2)
+
+        def by_head(linear: _Linear, of: Tensor) -> Tensor:
+            found: Tensor = linear(of)
+            return found.view(G * n, -1, self.heads, D // self.heads).transpose(1, 2)
+
+        mixed = nn.functional.scaled_dot_product_attention(
+            by_head(self.q, asking), by_head(self.k, seen), by_head(self.v, seen)
+        )
+        mixed = mixed.transpose(1, 2).reshape(G, -1, D)
+        start = (x if query is None else query).flatten(1, 2)
+        y = start + (mixed if self.proj is None else self.proj(mixed))
+        out: Tensor = y + self.fc2(nn.functional.gelu(self.fc1(self.norm2(y))))
+        return out.view(G, n, -1, D)
+
+
+class BlocksBank(nn.Module):
+    """G attentive classifiers of several blocks, as V-JEPA 2 scores: tokens attend to each other, then a query to them.
+
+    Source: Assran et al. 2025, "V-JEPA 2", whose attentive classifier has four blocks, three of them self-attention.
+
+    Args:
+        probes: G.
+        channels: D.
+        classes: C.
+        heads: A; divides D.
+        blocks: the last of which pools; at least 1.
+        generator: draws the initial weights.
+    """
+
+    def __init__(
+        self, probes: int, channels: int, classes: int, heads: int, blocks: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ModelError(f"attentive probe: {heads} heads do not divide {channels} channels")
+        self.blocks = nn.ModuleList(
+            _Attention(probes, channels, heads, generator, own=True, depth=i) for i in range(1, blocks)
+        )
+        self.query = nn.Parameter((torch.randn(1, 1, channels, generator=generator) * 0.02).repeat(probes, 1, 1, 1))
+        self.pool = _Attention(probes, channels, heads, generator, own=False, depth=blocks)
+        self.classify = _Linear(probes, channels, classes, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[G, n, C]`` of items ``[n, K, D]``."""
+        G = len(self.query)
+        h = x.expand(G, -1, -1, -1)
+        for block in self.blocks:
+            h = block(h)
+        pooled = self.pool(h, self.query.expand(-1, len(x), -1, -1))
+        found: Tensor = self.classify(pooled.flatten(1, 2))
+        return found
+
+
+Bank = LinearBank | AttentiveBank | BlocksBank
+
+
 class BankAdamW:
     """AdamW with one learning rate and one weight decay per probe of a bank, cosine-decayed to 0.
 
@@ -147,7 +250,7 @@ class BankAdamW:
 
 
 def fit_bank(
-    bank: LinearBank | AttentiveBank,
+    bank: Bank,
     features: Tensor,
     labels: Tensor,
     *,
@@ -186,18 +289,62 @@ def fit_bank(
 
 
 @torch.inference_mode()
-def predict(bank: LinearBank | AttentiveBank, features: Tensor, batch: int = 512) -> Tensor:
+def predict(bank: Bank, features: Tensor, batch: int = 512, views: int = 1) -> Tensor:
     """Predicted class of every item by every probe.
 
     Args:
         bank: trained probes.
-        features: ``[N, D]`` or ``[N, K, D]``.
+        features: ``[N V, D]`` or ``[N V, K, D]``, the views of an item one after the other.
         batch: items at a time.
+        views: V; their probabilities are averaged.
 
     Returns:
         int64 ``[G, N]``.
     """
-    return torch.cat([bank(x.float()).argmax(-1) for x in features.split(batch)], dim=1)
+    if views == 1:
+        return torch.cat([bank(x.float()).argmax(-1) for x in features.split(batch)], dim=1)
+    seen = (bank(x.float()).softmax(-1).unflatten(1, (-1, views)).mean(2) for x in features.split(batch * views))
+    return torch.cat([mean.argmax(-1) for mean in seen], dim=1)
+
+
+@torch.inference_mode()
+def nearest_neighbours(
+    train: Tensor,
+    labels: Tensor,
+    features: Tensor,
+    classes: int,
+    ks: Sequence[int],
+    *,
+    temperature: float = 0.07,
+    batch: int = 512,
+    views: int = 1,
+) -> Tensor:
+    """Predicted class of every item by its k nearest training items, whose votes are weighted by similarity.
+
+    Similarity is the cosine; a vote counts ``exp(similarity / temperature)`` (Wu et al. 2018, as DINO scores).
+
+    Args:
+        train: ``[N, D]`` features of the training items.
+        labels: int64 ``[N]``.
+        features: ``[n V, D]`` of the items, the views of one after the other.
+        classes: C.
+        ks: how many neighbours, one of the predictions each; at most N of them count.
+        temperature: of the votes.
+        batch: items at a time.
+        views: V; their votes are added.
+
+    Returns:
+        int64 ``[len(ks), n]``.
+    """
+    known = nn.functional.normalize(train.float(), dim=1)
+    found: list[Tensor] = []
+    for x in features.split(batch * views):
+        near, which = (nn.functional.normalize(x.float(), dim=1) @ known.T).topk(min(max(ks), len(known)), dim=1)
+        weight, voted = (near / temperature).exp(), labels[which]
+        votes = [torch.zeros(len(x), classes, device=x.device).scatter_add_(1, voted[:, :k], weight[:, :k]) for k in ks]
+        summed = [v / v.sum(1, keepdim=True) for v in votes]
+        found.append(torch.stack([s.unflatten(0, (-1, views)).sum(1).argmax(1) for s in summed]))
+    return torch.cat(found, dim=1)
 
 
 RIDGE_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)

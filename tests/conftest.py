@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from equipoise.data import importers, miniature
+from equipoise.models import probe_records
 from equipoise.models.encoders import base
 from equipoise.models.objectives import registry
 from equipoise.platform.record.home import Home
@@ -48,8 +49,8 @@ TINY = {
     "sampling": {"stride": 2},
     "cache_size": 64,
     "probes": {
-        "attentive": {"pooling": "attentive", "epochs": 2, "batch": 16, "lr": [1e-3, 1e-2], "heads": 2},
-        "linear": {"pooling": "linear", "epochs": 2, "batch": 16, "lr": [1e-3, 1e-2], "weight_decay": [0.0]},
+        "attentive": {"kind": "attentive", "epochs": 2, "batch": 16, "lr": [1e-3, 1e-2], "heads": 2},
+        "linear": {"kind": "linear", "epochs": 2, "batch": 16, "lr": [1e-3, 1e-2], "weight_decay": [0.0]},
     },
     "checkpoint_every": 2,
     "log_every": 1,
@@ -59,15 +60,13 @@ TINY = {
 @pytest.fixture
 def own_objectives() -> Iterator[None]:
     """Objectives and encoders that a test brings along are known to it alone."""
-    known, encoders, origins = dict(registry._known), dict(base._known), dict(plugins._origins)
+    registries: tuple[Any, ...] = (registry._known, base._known, probe_records._known, plugins._origins)
+    kept = [(of, dict(of)) for of in registries]
     plugins.installed.cache_clear()
     yield
-    registry._known.clear()
-    registry._known.update(known)
-    base._known.clear()
-    base._known.update(encoders)
-    plugins._origins.clear()
-    plugins._origins.update(origins)
+    for of, before in kept:
+        of.clear()
+        of.update(before)
     for name in [name for name in sys.modules if name.startswith("equipoise_plugin_")]:
         del sys.modules[name]
     plugins.installed.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from types import ModuleType
 import pytest
 
 from equipoise.platform.record.bundle import Bundle
+from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.files import shipped
 from equipoise.platform.settings.study import StudyBase, load_ablation, load_sweep
+from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.study.bundling import references
 from equipoise.platform.study.resume import MAY_CHANGE
 
@@ -48,7 +51,7 @@ def test_a_reference_is_what_was_planned(name: str) -> None:
     elif kept.study in shipped("spaces"):
         planned_as = load_sweep(kept.study, {})
     else:
-        assert asked["confirms"] in shipped("spaces")
+        assert asked["confirms"] in {*shipped("spaces"), *shipped("studies")}
     if planned_as is not None:  # all but how many run at once, and the like
         differs = {key for key, value in planned_as.model_dump(mode="json").items() if value != asked[key]}
         assert differs <= set(MAY_CHANGE)
@@ -61,7 +64,7 @@ def test_a_reference_is_what_was_planned(name: str) -> None:
         planned = [
             definition.trial(n, v, s, preset, regime) for n, v, s in [*definition.controls(), *definition.members()]
         ]
-        assert [one.model_dump_json() for one in planned] == [settings for _, settings in trials]
+        assert planned == [parse(TrialSettings, json.loads(settings), "a bundle") for _, settings in trials]
     assert not [run for run in kept.runs if "/" in run.data.tags.get("mlflow.source.name", "")], "no machine's path"
 
 

@@ -30,7 +30,7 @@ from equipoise.platform.settings.mix import Mix, resolve
 from equipoise.platform.settings.preset import Preset, load_preset
 from equipoise.platform.settings.study import load_ablation, load_sweep
 from equipoise.platform.settings.trial import TrialSettings, load_regime
-from equipoise.platform.settings.variant import CONTROLS, RECORDS, Reading, Variant, load_variant, variants
+from equipoise.platform.settings.variant import CONTROLS, RECORDS, Reading, Variant, controls_of, load_variant, variants
 from equipoise.platform.trial.encoders import build_model
 
 ROOT = Path(str(resources.files("equipoise.search_spaces")))
@@ -114,7 +114,7 @@ def test_preset(name: str) -> None:
     assert preset.name == name, "the file and its name agree"
     assert preset.description
     assert set(preset.probes) == {"attentive", "linear"}
-    assert all(pooling == probe.pooling for pooling, probe in preset.probes.items())
+    assert all(name == probe.kind for name, probe in preset.probes.items())
     assert preset.optimisation.warmup_steps < preset.optimisation.steps
     assert preset.checkpoint_every <= preset.optimisation.steps
 
@@ -345,5 +345,5 @@ def test_study(name: str) -> None:
     assert len({s.key for s in settings}) == len(settings), "no trial is asked for twice"
     planned = study.plan()
     cells = {cell.variant_name for cell in planned.cells} if planned is not None else set()
-    mixes = {*study.variants, *study.custom, *cells, *CONTROLS}
+    mixes = {*study.variants, *study.custom, *cells, *controls_of(preset)}
     assert len(settings) == len(mixes) * len(study.seeds)

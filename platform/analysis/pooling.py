@@ -240,7 +240,7 @@ def _protocol(record: StudyRecord, benchmark: str) -> dict[str, Any]:
         "part": items.part,
         f"items of the {items.part} part": digest,
         "training items": bundle.about["manifests"].get(asked.train),
-        "probe": preset.probes[asked.pooling].model_dump(mode="json"),
+        "probe": preset.probes[asked.probe].model_dump(mode="json"),
         "frames of a clip": preset.model.frames,
         "pixels": preset.model.size,
     }

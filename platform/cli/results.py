@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from equipoise.platform.storage import Place
 
 FILES = (".pt", ".pth", ".bin", ".safetensors")  # endings of other people's checkpoints
-LISTED = ("objectives", "encoders", "variants", "presets", "regimes", "spaces", "studies", "references")
+LISTED = ("objectives", "encoders", "probes", "variants", "presets", "regimes", "spaces", "studies", "references")
 
 
 @click.command()
@@ -223,17 +223,19 @@ def _only_regime(path: Path, published: bool) -> str:
 @plugin_option
 @json_option
 def list_(what: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """List what there is: objectives and encoders, those of plug-ins too; and the variants, presets and so on."""
+    """List what there is: objectives, encoders and probes, those of plug-ins too; variants, presets and so on."""
     from equipoise.platform.settings.files import load_yaml, shipped
 
-    if plugins and what not in ("objectives", "encoders"):
-        raise click.UsageError(f"--plugin brings objectives and encoders, not {what}")
-    if what in ("objectives", "encoders"):
+    brought: tuple[Literal["objectives", "encoders", "probes"], ...] = ("objectives", "encoders", "probes")
+    kind = next((one for one in brought if one == what), None)
+    if plugins and kind is None:
+        raise click.UsageError(f"--plugin brings {', '.join(brought)}, not {what}")
+    if kind is not None:
         from equipoise.platform.settings.plugins import described, failures, plugin_of
 
         for file in plugins:
             plugin_of(file)
-        found = described("objectives" if what == "objectives" else "encoders")
+        found = described(kind)
         for plugin, why in failures().items():
             click.echo(f"Plug-in {plugin}: {why}", err=True)
     elif what == "variants":

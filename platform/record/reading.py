@@ -138,6 +138,7 @@ class StudyRecord:
                 accuracy_percent=accuracy,
                 items=int(items) if (items := run.data.tags.get(f"items.{name}")) is not None else None,
                 flags=_flags(run) | ({COLLAPSED} if run.info.run_id in collapses else frozenset()),
+                protocol=run.data.tags.get(f"protocol.{name}"),
             )
             for run in self.finished
             if picked.get(run.data.tags["variant"]) != int(run.data.tags["seed"])

@@ -1,4 +1,4 @@
-"""Objectives and encoders of a person's own: a file that registers them, or an installed package with an entry point.
+"""Objectives, encoders and probes of a person's own: a file that registers them, or a package with an entry point.
 
 A file travels as its text inside the settings of every trial, so that it is there on every node, in every checkpoint
 and in a study that was moved; its sha256 belongs to the trial's key. A package has to be installed wherever it is used,
@@ -23,11 +23,12 @@ from pydantic import Field
 from equipoise.models.encoders import ENCODERS, EncoderRecord, register_encoder
 from equipoise.models.objectives import RECORDS, ObjectiveRecord
 from equipoise.models.objectives.registry import register
+from equipoise.models.probe_records import PROBES, SHIPPED, ProbeRecord, register_probe
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.base import Settings, parse
 
-Kind = Literal["objectives", "encoders"]
-REGISTRIES: Mapping[Kind, Mapping[str, Any]] = {"objectives": RECORDS, "encoders": ENCODERS}
+Kind = Literal["objectives", "encoders", "probes"]
+REGISTRIES: Mapping[Kind, Mapping[str, Any]] = {"objectives": RECORDS, "encoders": ENCODERS, "probes": PROBES}
 """What can be brought. ``equipoise.objectives`` and so on are groups of entry points of packages: each entry names a
 record, several of them, or a module that registers its own."""
 LARGEST = 1 << 20  # bytes of a file: it is a part of every trial's settings
@@ -36,7 +37,7 @@ _failed: dict[str, str] = {}
 
 
 class Plugin(Settings):
-    """Where an objective or an encoder of one's own comes from.
+    """Where an objective, an encoder or a probe of one's own comes from.
 
     Attributes:
         name: of the file, or of the installed package.
@@ -89,9 +90,10 @@ def use(given: Iterable[Plugin | Mapping[str, Any]]) -> None:
             raise SettingsError(f"plug-in {plugin}: {why}; install it on every node, as it was")
 
 
-def used_by(objectives: Iterable[str], encoder: str) -> tuple[Plugin, ...]:
-    """The plug-ins that these objectives and this encoder come from, each once, by name."""
+def used_by(objectives: Iterable[str], encoder: str, probes: Iterable[str]) -> tuple[Plugin, ...]:
+    """The plug-ins that these objectives, this encoder and these probes come from, each once, by name."""
     origins = [*(origin_of(name) for name in objectives), origin_of(encoder, "encoders")]
+    origins += [origin_of(kind, "probes") for kind in probes]
     found = {origin.sha256: origin for origin in origins if origin is not None}
     return tuple(sorted(found.values(), key=lambda plugin: plugin.name))
 
@@ -105,7 +107,8 @@ def described(kind: Kind) -> dict[str, str]:
     """What everything of a kind that is known does, by name, and which plug-in brings it."""
     origins = {name: origin_of(name, kind) for name in REGISTRIES[kind]}
     brought = {name: f" [{origin}]" if origin else "" for name, origin in origins.items()}
-    return {name: record.description + brought[name] for name, record in REGISTRIES[kind].items()}
+    shipped = SHIPPED if kind == "probes" else {}
+    return {**shipped, **{name: record.description + brought[name] for name, record in REGISTRIES[kind].items()}}
 
 
 def check(plugins: Iterable[Plugin]) -> None:
@@ -141,6 +144,8 @@ def installed() -> Mapping[tuple[Kind, str], Plugin]:
                     register(record)
                 elif isinstance(record, EncoderRecord):
                     register_encoder(record)
+                elif isinstance(record, ProbeRecord):
+                    register_probe(record)
         except Exception as error:  # a package of others', whatever is wrong with it, is no reason to stop
             _failed[name] = f"it cannot be loaded: {type(error).__name__}: {error}"
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +12,13 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, fie
 
 from equipoise.models.encoders import EncoderConfig
 from equipoise.models.jepa import JepaConfig
+from equipoise.models.probe_records import PROBES
 from equipoise.models.schedules import LinearWarmup, weight_at
-from equipoise.platform.errors import SettingsError
+from equipoise.platform.errors import SettingsError, nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import apply_override, beside, find, load_yaml
 from equipoise.platform.settings.names import Name
 
-Pooling = Literal["attentive", "linear"]
 VIT = EncoderConfig()
 ADDED_TO_ENCODERS = ("name", "params", "rope_frequencies", "rope_side")
 """Not written where they are as ever, so that trials keep the keys they had before these existed."""
@@ -72,12 +74,40 @@ class Sampling(Settings):
         return self
 
 
-class ProbeSetting(Settings):
-    """A probe bank: every learning rate with every weight decay, trained side by side."""
+def _absent(value: object) -> bool:
+    """So that trials keep the keys they had before a setting existed."""
+    return value is None
 
-    pooling: Pooling
-    epochs: int = Field(ge=1)
-    batch: int = Field(ge=1)
+
+def _one(value: int) -> bool:
+    return value == 1
+
+
+def renamed(data: Any, before: str, now: str) -> Any:
+    """Content of a file or a record of an earlier version, in which a key had another name."""
+    if isinstance(data, dict) and before in data and now not in data:
+        return {now if key == before else key: value for key, value in data.items()}
+    return data
+
+
+class ProbeSetting(Settings):
+    """How a frozen encoder is scored: what of its features is read, and by which classifier.
+
+    Of ``attentive`` and ``linear`` probes a bank is trained side by side, every learning rate with every weight decay;
+    of ``knn`` every ``neighbours`` is tried. Select items choose among them.
+    """
+
+    kind: str = Field(
+        description="attentive: a class token attends to all tokens; linear: on their mean; knn: nearest neighbours; "
+        "or one of your own"
+    )
+    params: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict,
+        description="of a probe of your own: values to try, by name; select items choose among all combinations",
+        exclude_if=lambda params: not params,
+    )
+    epochs: int = Field(1, ge=1, description="passes over the training items; knn: none is made")
+    batch: int = Field(256, ge=1)
     lr: tuple[float, ...] = (1e-3,)
     weight_decay: tuple[float, ...] = (0.01,)
     heads: int = Field(8, ge=1, description="attention heads of an attentive probe")
@@ -87,6 +117,40 @@ class ProbeSetting(Settings):
         lt=1,
         description="share of the training split that is cut off where a benchmark has no select part of its own",
     )
+    blocks: int | None = Field(
+        None,
+        ge=1,
+        description="of an attentive probe: transformer blocks as V-JEPA 2 has, 4 there; null: one attention, no MLP",
+        exclude_if=_absent,
+    )
+    clips: int = Field(
+        1, ge=1, description="clips of an item, one after the other in time, read together", exclude_if=_one
+    )
+    views: int = Field(
+        1,
+        ge=1,
+        description="crops of a clip along its longer side: each is fitted, their probabilities are averaged",
+        exclude_if=_one,
+    )
+    levels: Literal["last", "all"] = Field(
+        "last",
+        description="the deepest level alone, or all: an attentive probe sees their tokens, others their channels",
+        exclude_if=lambda levels: levels == "last",
+    )
+    neighbours: tuple[int, ...] = Field(
+        (10, 20), description="of knn", min_length=1, exclude_if=lambda neighbours: neighbours == (10, 20)
+    )
+    labels_per_class: int | None = Field(
+        None, ge=1, description="training items that are fitted of each class; null: all", exclude_if=_absent
+    )
+    labels_share: float | None = Field(
+        None, gt=0, lt=1, description="share of each class that is fitted, at least one item", exclude_if=_absent
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, data: Any) -> Any:
+        return renamed(data, "pooling", "kind")
 
     @field_validator("lr", "weight_decay")
     @classmethod
@@ -94,6 +158,33 @@ class ProbeSetting(Settings):
         if not value or any(v < 0 for v in value):
             raise ValueError(f"{list(value)} given; expected at least one value, none negative")
         return value
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> ProbeSetting:
+        bank = ("epochs", "batch", "lr", "weight_decay")
+        only = {"attentive": ("blocks", "heads", *bank), "linear": bank, "knn": ("neighbours",)}
+        if self.kind not in only and self.kind not in PROBES:
+            raise ValueError(f"unknown kind of probe {self.kind!r}; {nearest(self.kind, [*only, *PROBES])}")
+        own = PROBES[self.kind].params if self.kind in PROBES else ()
+        for name in self.params:
+            if name not in own:
+                raise ValueError(f"unknown parameter {name!r} of {self.kind}; known: {', '.join(own) or 'none'}")
+        mine = only.get(self.kind, ())
+        for name in ("blocks", "heads", "neighbours", *bank):
+            if name not in mine and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} {getattr(self, name)!r} cannot take effect on a probe of kind {self.kind}")
+        if "epochs" in mine and "epochs" not in self.model_fields_set:
+            raise ValueError(f"epochs is missing: how often a probe of kind {self.kind} sees the training items")
+        if min(self.neighbours) < 1:
+            raise ValueError(f"neighbours are {list(self.neighbours)}; expected whole numbers of at least 1")
+        if self.labels_per_class is not None and self.labels_share is not None:
+            raise ValueError("labels_per_class and labels_share both say how many labels are used: give one")
+        return self
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it reads the mean over tokens."""
+        return PROBES[self.kind].pooled if self.kind in PROBES else self.kind != "attentive"
 
 
 class InitialEncoder(Settings):
@@ -129,7 +220,7 @@ class Preset(Settings):
         description="a checkpoint that training starts from; null: random numbers",
         exclude_if=lambda initial: initial is None,  # so that trials keep the keys they had before this existed
     )
-    probes: dict[Pooling, ProbeSetting]
+    probes: dict[Name, ProbeSetting] = Field(description="by the name that benchmarks call them")
     checkpoint_every: int = Field(300, ge=1, description="steps between checkpoints")
     log_every: int = Field(50, ge=1, description="steps between logged metrics")
 
@@ -160,12 +251,16 @@ class Preset(Settings):
             raise ValueError(
                 f"cache_size {self.cache_size} is below the clip size {self.model.size}: cache larger frames"
             )
-        attentive = self.probes.get("attentive")
-        if attentive and self.model.encoder.width % attentive.heads:
-            raise ValueError(
-                f"probes.attentive.heads {attentive.heads} does not divide width {self.model.encoder.width}"
-            )
+        for name, probe in self.probes.items():
+            if probe.kind == "attentive" and self.model.encoder.width % probe.heads:
+                raise ValueError(f"probes.{name}.heads {probe.heads} does not divide width {self.model.encoder.width}")
         return self
+
+    def protocol(self, probe: str) -> str:
+        """What an accuracy by one of the probes means, ``attentive 1f3a9c02``: equal where nothing of it differs."""
+        meant = [self.probes[probe].model_dump(mode="json"), self.model.frames, self.model.size, self.sampling.images]
+        digest = hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
+        return f"{probe} {digest[:8]}"
 
 
 def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:

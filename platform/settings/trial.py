@@ -14,7 +14,7 @@ from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import find, load_yaml
 from equipoise.platform.settings.names import Name, check_names
 from equipoise.platform.settings.plugins import Plugin, use, used_by
-from equipoise.platform.settings.preset import Pooling, Preset
+from equipoise.platform.settings.preset import Preset, renamed
 from equipoise.platform.settings.variant import Reading, Variant
 
 
@@ -31,8 +31,13 @@ class BenchmarkSetting(Settings):
     train: str
     select: str | None = Field(None, description="what everything that chooses is scored on; null: cut from train")
     test: str
-    pooling: Pooling
+    probe: str = Field(description="of the preset's probes, by name")
     title: str = Field(description="name on plots and tables")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, data: Any) -> Any:
+        return renamed(data, "pooling", "probe")
 
 
 class Regime(Settings):
@@ -114,7 +119,7 @@ class TrialSettings(Settings):
         use(data.get("plugins", ()))  # before the variant is checked, which names what they bring
         variant = data.get("variant")
         named = variant.objectives if isinstance(variant, Variant) else dict(variant or {}).get("objectives", {})
-        return {"plugins": used_by(named, _encoder_of(data.get("preset"))), **data}
+        return {"plugins": used_by(named, *_named_in(data.get("preset"))), **data}
 
     @model_validator(mode="after")
     def _joined(self) -> TrialSettings:
@@ -124,9 +129,10 @@ class TrialSettings(Settings):
                     f"unknown benchmark {name!r} of regime {self.regime.name}; {nearest(name, self.regime.benchmarks)}"
                 )
         for name, b in self.regime.benchmarks.items():
-            if b.pooling not in self.preset.probes:
+            if b.probe not in self.preset.probes:
                 raise ValueError(
-                    f"benchmark {name} needs a {b.pooling} probe, which preset {self.preset.name} does not define"
+                    f"benchmark {name} is scored by the probe {b.probe!r}, which preset {self.preset.name} does not "
+                    f"define; {nearest(b.probe, self.preset.probes)}"
                 )
         if self.preset.optimisation.batch % self.resources.workers:
             raise ValueError(
@@ -144,7 +150,14 @@ class TrialSettings(Settings):
             content["plugins"] = [plugin.sha256 for plugin in self.plugins]
         for benchmark in content["regime"]["benchmarks"].values():
             del benchmark["select"]  # as little as what is scored does it change the training
+            benchmark["pooling"] = benchmark.pop("probe")  # as it was called first
+        for probe in content["preset"]["probes"].values():
+            probe["pooling"] = probe.pop("kind")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def protocol(self, benchmark: str) -> str:
+        """What an accuracy on a benchmark means, for tables: accuracies of two protocols are never compared."""
+        return self.preset.protocol(self.regime.benchmarks[benchmark].probe)
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -152,13 +165,19 @@ class TrialSettings(Settings):
         return self.benchmarks or tuple(self.regime.benchmarks)
 
 
-def _encoder_of(preset: Any) -> str:
-    """Name of the encoder of a preset that may not have been checked yet."""
+def _named_in(preset: Any) -> tuple[str, list[str]]:
+    """Name of the encoder, and kinds of the probes, of a preset that may not have been checked yet."""
     if isinstance(preset, Preset):
-        return preset.model.encoder.name
-    model = preset.get("model") if isinstance(preset, Mapping) else None
-    encoder = model.get("encoder") if isinstance(model, Mapping) else None
-    return str(encoder.get("name")) if isinstance(encoder, Mapping) else ""
+        return preset.model.encoder.name, [probe.kind for probe in preset.probes.values()]
+
+    def inside(of: Any, *path: str) -> Any:
+        for key in path:
+            of = of.get(key) if isinstance(of, Mapping) else None
+        return of
+
+    probes = inside(preset, "probes")
+    kinds = [inside(probe, "kind") for probe in probes.values()] if isinstance(probes, Mapping) else []
+    return str(inside(preset, "model", "encoder", "name")), [str(kind) for kind in kinds]
 
 
 def load_regime(name_or_path: str) -> Regime:

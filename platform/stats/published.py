@@ -235,6 +235,7 @@ def _score(path: Path, line: int, row: dict[str, str], flags: dict[str, frozense
             accuracy_percent=accuracy,
             items=count,
             flags=flags.get(row["variant"], frozenset()),
+            protocol=row["probe"],
         )
     except ResultsError as error:
         raise ResultsError(f"{path}, line {line}: {error}") from error

@@ -118,6 +118,7 @@ class Selection:
         scaled_by: what gains are divided by for ``smallest_gain``, None where there is no floor on every benchmark.
         above_random_init: benchmark to baseline minus ``random_init`` in points; None where that was not scored.
         incomplete: variants left out, with the benchmarks that they lack.
+        protocols: by which probe each benchmark was scored, where it is known.
         notes: what a reader must know to read the result, one sentence each.
     """
 
@@ -138,6 +139,7 @@ class Selection:
     scaled_by: dict[str, float] | None
     above_random_init: dict[str, float | None]
     incomplete: dict[str, tuple[str, ...]]
+    protocols: dict[str, str]
     notes: tuple[str, ...]
 
     def row(self, variant: str) -> RankedVariant:
@@ -226,6 +228,7 @@ def select(
         scaled_by=scale if len(scale) == len(floor) else None,
         above_random_init=above,
         incomplete=table.incomplete(),
+        protocols=table.protocols,
         notes=(),
     )
     return replace(found, sentence=sentence(found, confirm), notes=notes(found, table))

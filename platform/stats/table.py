@@ -53,6 +53,7 @@ class Score:
         accuracy_percent: top-1 accuracy, 0 to 100.
         items: test items behind it, None where unknown.
         flags: what is known about the run that the number does not say, such as ``untrained_encoder``.
+        protocol: by which probe it was taken, ``attentive 1f3a9c02``; None where unknown.
     """
 
     variant: str
@@ -61,6 +62,7 @@ class Score:
     accuracy_percent: float
     items: int | None = None
     flags: frozenset[str] = frozenset()
+    protocol: str | None = None
 
     def __post_init__(self) -> None:
         where = f"score of {self.variant!r}, seed {self.seed}, on {self.benchmark!r}"
@@ -82,7 +84,8 @@ class ResultTable:
         notes: what a reader must know of where they are from, one sentence each.
 
     Raises:
-        ResultsError: no score, a benchmark outside ``benchmarks``, or one score given twice.
+        ResultsError: no score, a benchmark outside ``benchmarks``, one score given twice, or a benchmark that was
+            scored by two protocols.
     """
 
     scores: tuple[Score, ...]
@@ -109,6 +112,23 @@ class ResultTable:
                     f"{score.variant!r}, seed {score.seed}, has two scores on {score.benchmark!r}; keep one"
                 )
             seen.add(key)
+        for benchmark in self.benchmarks:
+            self._refuse_two_protocols(benchmark)
+
+    def _refuse_two_protocols(self, benchmark: str) -> None:
+        by = {s.protocol: s for s in self.scores if s.benchmark == benchmark and s.protocol is not None}
+        if len(by) > 1:
+            one, other = list(by.values())[:2]
+            raise ResultsError(
+                f"{benchmark} was scored by {one.protocol} ({one.variant!r}, seed {one.seed}) and by {other.protocol} "
+                f"({other.variant!r}, seed {other.seed}): accuracies of two protocols are never compared; leave one "
+                "out, or score it again"
+            )
+
+    @property
+    def protocols(self) -> dict[str, str]:
+        """By which probe each benchmark was scored, where it is known."""
+        return {s.benchmark: s.protocol for s in reversed(self.scores) if s.protocol is not None}
 
     @classmethod
     def from_scores(cls, scores: Iterable[Score], benchmarks: Sequence[str] | None = None) -> ResultTable:

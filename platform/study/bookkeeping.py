@@ -174,6 +174,7 @@ class Bookkeeper:
                 named = {metric_of(name, part): value for name, value in accuracies.items()}
                 self.tracker.metrics(row.run_id, {**named, "score_seconds": row.result["seconds"]["score"]}, 0)
                 items = {f"items.{s['benchmark']}": str(s["items"]) for s in row.result["summaries"]}
+                items |= {f"protocol.{name}": row.asked.protocol(name) for name in accuracies}
                 self.tracker.tag(row.run_id, flags=",".join(row.result["flags"]), part=part, **items)
                 self._log(row.run_id, folder / "correctness", "correctness")
                 self._log(row.run_id, folder / "scores.json")

@@ -36,7 +36,7 @@ def items_of(count: int, items: int) -> list[int]:
 def rung_features(
     encoder: Encoder, settings: TrialSettings, paths: Paths, device: torch.device, benchmark: str, items: int
 ) -> tuple[Tensor, Tensor, int]:
-    """What a rung looks at of one benchmark: features as its own probe reads them, labels, and the number of classes.
+    """What a rung looks at of one benchmark: features of one clip, labels, and the number of classes.
 
     Args:
         encoder: frozen, in evaluation mode.
@@ -47,14 +47,13 @@ def rung_features(
         items: how many select items, at most.
 
     Returns:
-        float32 ``[n, K, W]``, or ``[n, W]`` for a linear readout; int64 ``[n]``; C.
+        float32 ``[n, K, W]``, or ``[n, W]`` where its probe reads their mean; int64 ``[n]``; C.
     """
-    setting = settings.regime.benchmarks[benchmark]
+    setting = settings.preset.probes[settings.regime.benchmarks[benchmark].probe]
     found = part_items(settings, paths, benchmark, "select")
     chosen = items_of(len(found.rows), items)
     rows = found.rows[chosen].tolist()
-    pooled = setting.pooling == "linear"
-    features = extract(encoder, found.cache, **view(settings), pooled=pooled, device=device, rows=rows)
+    features = extract(encoder, found.cache, **view(settings), pooled=setting.pooled, device=device, rows=rows)
     return features, torch.from_numpy(found.labels[chosen]).to(device), len(found.cache.classes)
 
 

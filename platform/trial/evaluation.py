@@ -15,14 +15,23 @@ from torch import Tensor
 
 from equipoise.data._files import Progress
 from equipoise.models.encoders import Encoder
-from equipoise.models.probes import AttentiveBank, LinearBank, fit_bank, predict
+from equipoise.models.probe_records import PROBES
+from equipoise.models.probes import (
+    AttentiveBank,
+    Bank,
+    BlocksBank,
+    LinearBank,
+    fit_bank,
+    nearest_neighbours,
+    predict,
+)
 from equipoise.platform.seeds import generator
 from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.preset import ProbeSetting
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place
 from equipoise.platform.trial.features import Split, split_features
-from equipoise.platform.trial.parts import part_items
+from equipoise.platform.trial.parts import PartItems, part_items
 
 PART = "equipoise.part"  # metadata of a file of outcomes: the part of its items
 
@@ -91,49 +100,124 @@ def probe(
     seed: int,
     test: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float], list[dict[str, float]]]:
-    """Train a bank on the training items, choose on the select items, predict these or the test items.
+    """Fit probes on the training items, choose on the select items, predict these or the test items.
 
     Args:
-        train: ``[N, W]`` or ``[N, K, W]`` features of the training items.
+        train: ``[N V, W]`` or ``[N V, K, W]`` features of the training items, the V views of an item in a row.
         train_labels: int64 ``[N]``.
         select: features of the select items.
         select_labels: int64.
         classes: number of classes.
-        setting: the bank.
-        seed: of the initial weights and the order of items.
+        setting: the probes.
+        seed: of which items have labels, the initial weights and the order of items.
         test: features of the test items; None: the select items are what is predicted.
 
     Returns:
         Predicted class of every item, the winner's record, every probe's record.
     """
+    views = setting.views
+    rows = labelled(train_labels, setting, seed)
+    if rows is not None:
+        train = train.unflatten(0, (-1, views))[rows].flatten(0, 1) if views > 1 else train[rows]
+        train_labels = train_labels[rows]
+    if setting.kind == "knn":
+        records = [{"neighbours": float(k)} for k in setting.neighbours]
+        items = train_labels.repeat_interleave(views)
+        found, predicted = (
+            None if of is None else nearest_neighbours(train, items, of, classes, setting.neighbours, views=views)
+            for of in (select, test)
+        )
+    elif setting.kind in PROBES:
+        found, predicted, records = _own(train, train_labels, select, test, classes, setting, seed)
+    else:
+        found, predicted, records = _bank(train, train_labels, select, test, classes, setting, seed)
+    assert found is not None
+    right = (found == select_labels).sum(1)
+    for record, r in zip(records, right, strict=True):
+        record["select_accuracy"] = 100 * int(r) / len(select_labels)
+    winner = int(right.argmax())
+    return (found if predicted is None else predicted)[winner], records[winner], records
+
+
+def labelled(labels: Tensor, setting: ProbeSetting, seed: int) -> Tensor | None:
+    """Which training items have labels where a probe is to learn from few: int64, ascending; None where all have.
+
+    Of each class ``labels_per_class`` items, all where it has fewer, or ``labels_share`` of them, at least one. The
+    same seed draws the same items for every variant.
+    """
+    if setting.labels_per_class is None and setting.labels_share is None:
+        return None
+    draw = generator(seed, "probe.labels")
+    of = labels.cpu()
+    chosen = []
+    for label in of.unique():
+        there = torch.nonzero(of == label).flatten()
+        wanted = setting.labels_per_class or max(1, round((setting.labels_share or 0) * len(there)))
+        chosen.append(there[torch.randperm(len(there), generator=draw)[:wanted]])
+    return torch.cat(chosen).sort().values.to(labels.device)
+
+
+def _own(
+    train: Tensor,
+    labels: Tensor,
+    select: Tensor,
+    test: Tensor | None,
+    classes: int,
+    setting: ProbeSetting,
+    seed: int,
+) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+    """Fit a probe of one's own with every combination of its parameters; returns as :func:`_bank` does."""
+    views, record = setting.views, PROBES[setting.kind]
+    grid = [dict(zip(setting.params, values, strict=True)) for values in itertools.product(*setting.params.values())]
+    found: dict[str, list[Tensor]] = {"select": [], "test": []}
+    for params in grid:
+        score = record.fit(train, labels.repeat_interleave(views), classes, generator(seed, "probe.own"), **params)
+        for part, of in (("select", select), ("test", test)):
+            if of is not None:
+                scores = torch.cat([score(x) for x in of.split(512 * views)])
+                found[part].append(scores.softmax(-1).unflatten(0, (-1, views)).mean(1).argmax(-1))
+    return torch.stack(found["select"]), torch.stack(found["test"]) if test is not None else None, grid
+
+
+def _bank(
+    train: Tensor,
+    labels: Tensor,
+    select: Tensor,
+    test: Tensor | None,
+    classes: int,
+    setting: ProbeSetting,
+    seed: int,
+) -> tuple[Tensor, Tensor | None, list[dict[str, float]]]:
+    """Train a bank; its predictions of the select items ``[G, items]``, of the test items, and its grid."""
     grid = list(itertools.product(setting.lr, setting.weight_decay))
     axes = tuple(range(train.ndim - 1))
     # Statistics of the fitting items only: nothing of any other item enters a probe's input.
     mean, std = train.mean(axes), train.std(axes).clamp_min(1e-6)
     draw = generator(seed, "probe.weights")
     many = (len(grid), train.shape[-1], classes)
-    linear = setting.pooling == "linear"
-    bank = LinearBank(*many, draw) if linear else AttentiveBank(*many, setting.heads, draw)
+    bank: Bank
+    if setting.kind == "linear":
+        bank = LinearBank(*many, draw)
+    elif setting.blocks is None:
+        bank = AttentiveBank(*many, setting.heads, draw)
+    else:
+        bank = BlocksBank(*many, setting.heads, setting.blocks, draw)
     bank.to(train.device)
     fit_bank(
         bank,
         (train - mean) / std,
-        train_labels,
+        labels.repeat_interleave(setting.views) if setting.views > 1 else labels,
         rates=[rate for rate, _ in grid],
         decays=[decay for _, decay in grid],
         epochs=setting.epochs,
         batch=setting.batch,
         generator=generator(seed, "probe.order"),
     )
-    found = predict(bank, (select - mean) / std)  # [G, items]
-    right = (found == select_labels).sum(1)
-    records = [
-        {"lr": lr, "weight_decay": wd, "select_accuracy": 100 * int(r) / len(select_labels)}
-        for (lr, wd), r in zip(grid, right, strict=True)
-    ]
-    winner = int(right.argmax())
-    predicted = found if test is None else predict(bank, (test - mean) / std)
-    return predicted[winner], records[winner], records
+    found, predicted = (
+        None if of is None else predict(bank, (of - mean) / std, views=setting.views) for of in (select, test)
+    )
+    assert found is not None
+    return found, predicted, [{"lr": lr, "weight_decay": wd} for lr, wd in grid]
 
 
 def score(
@@ -174,21 +258,17 @@ def _scored(
     part: Part,
 ) -> BenchmarkResult:
     """Score on one benchmark; arguments as of :func:`score`."""
-    setting = settings.preset.probes[settings.regime.benchmarks[name].pooling]
+    probe_name = settings.regime.benchmarks[name].probe
+    setting = settings.preset.probes[probe_name]
     wanted: tuple[Part, ...] = ("train", "select") if part == "select" else ("train", "select", "test")
     items = {one: part_items(settings, paths, name, one) for one in wanted}
     whole: dict[str, Tensor] = {}  # features by manifest: a select part may be cut from that of the training items
     for one, found in items.items():
         if found.manifest not in whole:
-            split = Split(settings, paths, found.manifest, setting.pooling == "linear")
+            split = Split(settings, paths, found.manifest, probe_name)
             told = None if progress is None else _named(progress, f"{name} {one}")
             whole[found.manifest] = features_of(encoder, split, device, progress=told)
-    features = {
-        one: whole[i.manifest]
-        if len(i.rows) == len(i.cache)
-        else whole[i.manifest][torch.from_numpy(i.rows).to(device)]
-        for one, i in items.items()
-    }
+    features = {one: _of_items(whole[i.manifest], i, setting.views) for one, i in items.items()}
     labels = {one: torch.from_numpy(i.labels).to(device) for one, i in items.items()}
     if progress is not None:
         progress(f"{name} probes", 0, 1)
@@ -214,6 +294,14 @@ def _scored(
         labels=labels[part].cpu().numpy(),
         paths=items[part].paths,
     )
+
+
+def _of_items(features: Tensor, items: PartItems, views: int) -> Tensor:
+    """Features of a part's items among those of its whole manifest, with all views of each."""
+    if len(items.rows) == len(items.cache):
+        return features
+    rows = torch.from_numpy(items.rows).to(features.device)
+    return features[rows] if views == 1 else features.unflatten(0, (-1, views))[rows].flatten(0, 1)
 
 
 def _named(progress: Progress, name: str) -> Callable[[int, int], None]:

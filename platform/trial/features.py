@@ -34,11 +34,14 @@ def extract(
     pooled: bool,
     device: torch.device,
     repeat_stills: bool = False,
+    clips: int = 1,
+    views: int = 1,
+    all_levels: bool = False,
     rows: Sequence[int] | None = None,
     batch: int = EXTRACT_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Features of clips of a cache, in its order: the deepest level, ``frames`` uniform frames, centre crop.
+    """Features of items of a cache, in its order: the deepest level, ``frames`` uniform frames, centre crop.
 
     Args:
         encoder: frozen, in evaluation mode.
@@ -47,31 +50,50 @@ def extract(
         size: side of the crop in pixels.
         pooled: mean over tokens.
         device: where to compute.
+        clips: of an item, one after the other in time, each of ``frames`` frames; a still image is one.
+        views: crops of an item, spread evenly along its longer side.
+        all_levels: all levels of the encoder: one after the other among the tokens, or if pooled among the channels.
         repeat_stills: show a still image as a still clip: what an encoder needs that was trained on images as clips,
             because its one-frame embedding then never moved.
         rows: which clips, in which order; None: all.
-        batch: clips at a time.
-        progress: called with clips done and clips in all.
+        batch: items at a time.
+        progress: called with items done and items in all.
 
     Returns:
-        float32 ``[N, W]`` if pooled, else ``[N, K, W]``, on ``device``.
+        float32 ``[N V, W]`` if pooled, else ``[N V, K, W]``, on ``device``; the V views of an item one after the other.
     """
     encoder.to(device)
     found: list[Tensor] = []
     wanted = range(len(cache)) if rows is None else rows
-    for start, chosen in _read_ahead(cache, wanted, batch, frames, repeat_stills):
+    for start, chosen in _read_ahead(cache, wanted, batch, clips * frames, repeat_stills):
         # Their cached frames may differ in shape: those that do not are cropped together.
         alike = len({c.shape for c in chosen}) == 1
         stacks = [np.stack(chosen)] if alike else [c[None] for c in chosen]
-        cropped = [center_crop_resize(torch.from_numpy(s).to(device), size) for s in stacks]
-        patches, kind = encoder.patches(torch.cat(cropped))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            features = encoder(patches, kind, last_only=True)
-        features = features.float()
-        found.append(features.mean(1) if pooled else features)
+        seen: list[Tensor] = []
+        for view in range(views):
+            place = view / (views - 1) if views > 1 else 0.5
+            cropped = torch.cat([center_crop_resize(torch.from_numpy(s).to(device), size, place) for s in stacks])
+            seen.append(_encoded(encoder, cropped, 1 if cropped.shape[2] == 1 else clips, pooled, all_levels))
+        found.append(seen[0] if views == 1 else torch.stack(seen, dim=1).flatten(0, 1))
         if progress is not None:
             progress(min(start + batch, len(wanted)), len(wanted))
     return torch.cat(found)
+
+
+def _encoded(encoder: Encoder, items: Tensor, clips: int, pooled: bool, all_levels: bool) -> Tensor:
+    """Features of cropped items ``[B, 3, clips F, S, S]``; arguments as of :func:`extract`."""
+    cut = (
+        items if clips == 1 else items.unflatten(2, (clips, -1)).transpose(1, 2).flatten(0, 1)
+    )  # [B clips, 3, F, S, S]
+    patches, kind = encoder.patches(cut)
+    with torch.autocast(items.device.type, dtype=torch.bfloat16, enabled=items.device.type == "cuda"):
+        features = encoder(patches, kind, last_only=not all_levels)
+    found: Tensor = features.float()
+    if clips > 1:
+        found = found.unflatten(0, (-1, clips)).flatten(1, 2)
+    if pooled:
+        return found.mean(1)
+    return torch.cat(found.chunk(encoder.config.levels, dim=2), dim=1) if all_levels else found
 
 
 def _read_ahead(
@@ -104,13 +126,13 @@ class Split:
         settings: the trial.
         paths: where to read.
         manifest: the split's, relative to the data folder.
-        pooled: mean over tokens.
+        probe: name of the probe that reads it.
     """
 
     settings: TrialSettings
     paths: Paths
     manifest: str
-    pooled: bool
+    probe: str
 
 
 def view(settings: TrialSettings) -> dict[str, Any]:
@@ -136,7 +158,7 @@ def split_features(
         progress: called with clips done and clips in all.
 
     Returns:
-        float32 ``[n, W]`` if pooled, else ``[n, K, W]``; ``[0]`` for an empty part.
+        float32 ``[n V, W]`` or ``[n V, K, W]``, as :func:`extract` gives it to the probe; ``[0]`` for an empty part.
     """
     cache = open_cache(split.settings, split.paths, split.manifest)
     batches = math.ceil(len(cache) / EXTRACT_BATCH)
@@ -144,11 +166,15 @@ def split_features(
     low, high = (min(EXTRACT_BATCH * (batches * k // part[1]), len(cache)) for k in (part[0], part[0] + 1))
     if low == high:
         return torch.zeros(0, device=device)
+    setting = split.settings.preset.probes[split.probe]
     return extract(
         encoder,
         cache,
         **view(split.settings),
-        pooled=split.pooled,
+        pooled=setting.pooled,
+        clips=setting.clips,
+        views=setting.views,
+        all_levels=setting.levels == "all",
         device=device,
         rows=range(low, high),
         batch=EXTRACT_BATCH,

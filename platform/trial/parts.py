@@ -59,7 +59,7 @@ def part_items(settings: TrialSettings, paths: Paths, name: str, part: Part) -> 
     rows = np.arange(len(cache))
     if part != "test" and benchmark.select is None:
         manifest = Manifest.read(paths.data / own)
-        cut = select_rows(manifest, settings.preset.probes[benchmark.pooling].holdout)
+        cut = select_rows(manifest, settings.preset.probes[benchmark.probe].holdout)
         chosen = set(manifest.path[cut].tolist())  # by path: files that could not be read are not in the cache
         inside = np.array([path in chosen for path in cache.paths], dtype=np.bool_)
         rows = np.flatnonzero(inside == (part == "select"))

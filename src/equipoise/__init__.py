@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from equipoise.models.encoders import Encoder, EncoderConfig, EncoderRecord, register_encoder
     from equipoise.models.geometry import TokenGrid
     from equipoise.models.objectives import Latents, Objective, ObjectiveRecord, register
+    from equipoise.models.probe_records import ProbeRecord, register_probe
     from equipoise.platform.api import (
         Study,
         ablate,
@@ -34,6 +35,7 @@ __all__ = [
     "Latents",
     "Objective",
     "ObjectiveRecord",
+    "ProbeRecord",
     "Study",
     "TokenGrid",
     "ablate",
@@ -46,6 +48,7 @@ __all__ = [
     "reference",
     "register",
     "register_encoder",
+    "register_probe",
     "select",
     "sweep",
 ]
@@ -53,6 +56,7 @@ __all__ = [
 _WRITTEN_WITH = {
     **dict.fromkeys(("Latents", "Objective", "ObjectiveRecord", "register"), "equipoise.models.objectives"),
     **dict.fromkeys(("Encoder", "EncoderConfig", "EncoderRecord", "register_encoder"), "equipoise.models.encoders"),
+    **dict.fromkeys(("ProbeRecord", "register_probe"), "equipoise.models.probe_records"),
     "TokenGrid": "equipoise.models.geometry",
 }
 

@@ -287,7 +287,7 @@ def test_training_goes_on_without_a_few_and_stops_at_many(
     regime = {
         "name": "faulty",
         "sources": {"faults": {"manifest": "train.parquet", "weight": 1.0}},
-        "benchmarks": {"b": {"train": "train.parquet", "test": "train.parquet", "pooling": "linear", "title": "b"}},
+        "benchmarks": {"b": {"train": "train.parquet", "test": "train.parquet", "probe": "linear", "title": "b"}},
     }
     settings = make_trial(regime=Regime.model_validate(regime), overrides=("optimisation.steps=2",))
 

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.probes import AttentiveBank, BankAdamW, LinearBank, fit_bank, predict, ridge_accuracy
+from equipoise.models.probes import (
+    AttentiveBank,
+    Bank,
+    BankAdamW,
+    BlocksBank,
+    LinearBank,
+    fit_bank,
+    nearest_neighbours,
+    predict,
+    ridge_accuracy,
+)
 
 G, n, K, D, A, C = 3, 5, 7, 12, 4, 6
 
@@ -117,16 +127,82 @@ def test_bank_adamw_equals_torch_step_by_step() -> None:
                 assert torch.allclose(q[g], p[0], rtol=1e-4, atol=1e-5), f"probe {g} step {step} {name}"
 
 
-@pytest.mark.parametrize("pooling", ["linear", "attentive"])
+def slow_blocks(bank: BlocksBank, g: int, x: Tensor) -> Tensor:
+    """V-JEPA 2's attentive classifier, one item and one head at a time, with the parameters of probe ``g``."""
+
+    def linear(m: nn.Module, v: Tensor) -> Tensor:
+        return v @ m.get_parameter("weight")[g] + m.get_parameter("bias")[g, 0]
+
+    def norm(m: nn.Module, v: Tensor) -> Tensor:
+        centred = v - v.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * m.get_parameter("weight")[g, 0] + m.get_parameter("bias")[g, 0]
+
+    def attended(block: nn.Module, asking: Tensor, seen: Tensor) -> Tensor:
+        q, k, v = (linear(block.get_submodule(name), of) for name, of in (("q", asking), ("k", seen), ("v", seen)))
+        heads = [
+            (q[:, h] @ k[:, h].T / math.sqrt(D // A)).softmax(-1) @ v[:, h]
+            for h in (slice(i * (D // A), (i + 1) * (D // A)) for i in range(A))
+        ]
+        return torch.cat(heads, dim=-1)
+
+    def mlp(block: nn.Module, y: Tensor) -> Tensor:
+        inner = linear(block.get_submodule("fc1"), norm(block.get_submodule("norm2"), y))
+        gelu = 0.5 * inner * (1 + torch.erf(inner / math.sqrt(2)))
+        return linear(block.get_submodule("fc2"), gelu)
+
+    logits = []
+    for item in x:
+        h = item
+        for block in bank.blocks:
+            seen = norm(block.get_submodule("norm1"), h)
+            h = h + linear(block.get_submodule("proj"), attended(block, seen, seen))
+            h = h + mlp(block, h)
+        query = bank.query[g, 0]
+        query = query + attended(bank.pool, query, norm(bank.pool.norm1, h))
+        query = query + mlp(bank.pool, query)
+        logits.append(linear(bank.classify, query)[0])
+    return torch.stack(logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_bank_of_blocks_is_vjepas_classifier_probe_by_probe(blocks: int) -> None:
+    bank = BlocksBank(G, D, C, A, blocks, gen())
+    for p in bank.parameters():
+        p.add_(0.3 * torch.randn(p.shape, generator=gen(7)))
+    x = torch.randn(n, K, D, generator=gen(1))
+    for g in range(G):
+        torch.testing.assert_close(bank(x)[g], slow_blocks(bank, g, x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="5 heads do not divide 12 channels"):
+        BlocksBank(1, D, C, 5, blocks, gen())
+
+
+def test_neighbours_vote_by_similarity() -> None:
+    train, labels = torch.randn(20, D, generator=gen(1)), torch.randint(C, (20,), generator=gen(2))
+    x = torch.randn(9, D, generator=gen(3))
+    found = nearest_neighbours(train, labels, x, C, [1, 4, 50], batch=4)
+    for row, k in zip(found, (1, 4, 20), strict=True):  # of 20 there are no 50
+        for item, predicted in zip(x, row, strict=True):
+            cosine = [float(item @ t / item.norm() / t.norm()) for t in train]
+            votes = [0.0] * C
+            for near in sorted(range(20), key=lambda i: -cosine[i])[:k]:
+                votes[labels[near]] += math.exp(cosine[near] / 0.07)
+            assert int(predicted) == max(range(C), key=lambda c: votes[c])
+
+
+@pytest.mark.parametrize("pooling", ["linear", "attentive", "blocks"])
 def test_a_bank_equals_its_probes_trained_alone(pooling: str) -> None:
     x = torch.randn(30, D, generator=gen(1)) if pooling == "linear" else torch.randn(30, K, D, generator=gen(1))
     y = torch.randint(C, (30,), generator=gen(2))
     rates, decays = [1e-3, 3e-2, 1e-2], [0.0, 0.1, 0.3]
 
-    def train(chosen: list[int]) -> LinearBank | AttentiveBank:
-        bank: LinearBank | AttentiveBank
+    def train(chosen: list[int]) -> Bank:
+        bank: Bank
         if pooling == "linear":
             bank = LinearBank(len(chosen), D, C, gen(3))
+        elif pooling == "blocks":
+            bank = BlocksBank(len(chosen), D, C, A, 2, gen(3))
         else:
             bank = AttentiveBank(len(chosen), D, C, A, gen(3))
         fit_bank(bank, x, y, rates=[rates[i] for i in chosen], decays=[decays[i] for i in chosen], epochs=4, batch=8,
@@ -137,8 +213,8 @@ def test_a_bank_equals_its_probes_trained_alone(pooling: str) -> None:
     for g in range(G):
         for p, q in zip(train([g]).parameters(), together.parameters(), strict=True):
             torch.testing.assert_close(q[g], p[0], rtol=1e-3, atol=1e-5)
-    assert not torch.allclose(together.get_parameter("bias" if pooling == "linear" else "value")[0],
-                              together.get_parameter("bias" if pooling == "linear" else "value")[1])  # fmt: skip
+    name = {"linear": "bias", "attentive": "value", "blocks": "query"}[pooling]
+    assert not torch.allclose(together.get_parameter(name)[0], together.get_parameter(name)[1])
 
 
 def test_linear_bank_learns_a_separable_problem() -> None:

@@ -148,7 +148,7 @@ def test_a_select_part_is_cut_from_the_training_split(trained: Path, paths: Path
 
 
 def test_probe_learns_and_never_sees_test_labels_or_statistics() -> None:
-    setting = ProbeSetting(pooling="linear", epochs=30, batch=16, lr=(1e-6, 0.01), weight_decay=(0.0,))
+    setting = ProbeSetting(kind="linear", epochs=30, batch=16, lr=(1e-6, 0.01), weight_decay=(0.0,))
     x, y = separable(120, 0)
     chooser = separable(30, 2)
     test_x, test_y = separable(60, 1)
@@ -174,7 +174,7 @@ def test_every_training_item_is_fitted_and_once(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(evaluation, "fit_bank", counted)
     x, y = separable(120, 0)
-    setting = ProbeSetting(pooling="linear", epochs=2, batch=16, lr=(0.01, 1e-6), weight_decay=(0.0,))
+    setting = ProbeSetting(kind="linear", epochs=2, batch=16, lr=(0.01, 1e-6), weight_decay=(0.0,))
     probe(x, y, *separable(60, 1), 3, setting, seed=0)
     assert fitted == [120]
 
@@ -183,7 +183,7 @@ def test_probe_of_noise_is_at_chance() -> None:
     draw = torch.Generator().manual_seed(0)
     x, select, test = (torch.randn(n, 8, generator=draw) for n in (300, 100, 600))
     labels = torch.arange(300) % 4
-    setting = ProbeSetting(pooling="linear", epochs=20, batch=32, lr=(0.01, 0.001))
+    setting = ProbeSetting(kind="linear", epochs=20, batch=32, lr=(0.01, 0.001))
     predicted, _, _ = probe(x, labels, select, torch.arange(100) % 4, 4, setting, seed=0, test=test)
     accuracy = (predicted == torch.arange(600) % 4).float().mean().item()
     assert abs(accuracy - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 600)
@@ -198,8 +198,8 @@ def test_parts_of_the_features_join_to_the_whole(
     encoder = untrained_encoder(settings)
     manifest = settings.regime.benchmarks["mini_dive"].train
 
-    for pooled in (True, False):
-        split = features.Split(settings, paths, manifest, pooled)
+    for probe_name in ("linear", "attentive"):
+        split = features.Split(settings, paths, manifest, probe_name)
         whole = features.split_features(encoder, split, CPU)
         assert len(whole) == 48
         found = [features.split_features(encoder, split, CPU, (k, parts)) for k in range(parts)]

@@ -210,7 +210,7 @@ def test_settings_that_cannot_run_together_are_refused() -> None:
         trial(resources={"workers": 3})
     preset = load_preset("nano").model_dump()
     del preset["probes"]["linear"]
-    with pytest.raises(SettingsError, match="benchmark mini_in needs a linear probe, which preset nano does not"):
+    with pytest.raises(SettingsError, match="mini_in is scored by the probe 'linear', which preset nano does not"):
         trial(preset=parse(Preset, preset, "x"))
     with pytest.raises(SettingsError, match=r"launcher 'process' runs one worker; 2 given"):
         trial(resources={"launcher": "process", "workers": 2})

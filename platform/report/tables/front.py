@@ -58,6 +58,9 @@ def show(found: Conclusion, console: Console) -> None:
     legend += "; least: the smallest gain, in noise floors" if s.scaled_by else ""
     legend += "; P(front): that it is truly on the front" if len(table.columns) > 3 + len(s.benchmarks) else ""
     console.print(legend, style="dim", highlight=False)
+    if s.protocols:
+        by = ", ".join(f"{name} by {protocol}" for name, protocol in s.protocols.items())
+        console.print(f"Probes: {by}", style="dim", highlight=False, markup=False)
     console.print(s.sentence, style="bold", highlight=False)
     if s.candidate is not None and s.candidate.variant in found.weights:
         mix = ", ".join(f"{name} {weight:.3g}" for name, weight in found.weights[s.candidate.variant].items())
