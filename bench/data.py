@@ -345,7 +345,7 @@ def waiting(folder: Path, options: argparse.Namespace) -> None:
         "benchmarks": {"b": {"train": "train.parquet", "test": "train.parquet", "probe": "linear", "title": "b"}},
     }
     head(f"preset {options.preset}, batch {options.batch}", "steps", "ms a step", "waiting for data, %")
-    for storage in ("raw", "jpeg"):
+    for storage in ("raw", "jpeg", "none"):
         changes = [f"optimisation.batch={options.batch}", f"optimisation.steps={options.steps}", "log_every=1"]
         changes += ["checkpoint_every=100000", f"cache_storage={storage}"]
         settings = TrialSettings(

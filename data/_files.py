@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from equipoise.data.errors import DataError
+from equipoise.data.pieces import piece_of
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and how much there is in all."""
@@ -82,6 +83,9 @@ def sha256_of(path: Path) -> str:
     Raises:
         OSError: If it cannot be read.
     """
+    piece = piece_of(path)
+    if piece is not None:
+        return hashlib.sha256(piece.read()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -12,6 +12,7 @@ from equipoise.data._files import Progress, run_jobs, sha256_of, write_json
 from equipoise.data.decode import DecodeError, check_workers, decode, decoder_name, handled, scaled_shape
 from equipoise.data.decode_report import DecodeReport
 from equipoise.data.manifest import Manifest
+from equipoise.data.pieces import piece_of
 
 Fault = Literal["missing", "changed", "undecodable", "different"]
 """Not there; other content than the manifest's sha256; not decodable; fewer frames or another shape than it says."""
@@ -43,7 +44,8 @@ def _look(file: _File) -> _Outcome:
     """Hashes and decodes one file."""
     path = Path(file.file)
     try:
-        size = path.stat().st_size
+        piece = piece_of(path)
+        size = path.stat().st_size if piece is None else piece.size
         with handled(path):
             digest = sha256_of(path)
     except DecodeError as error:  # a process died on it

@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 
 from equipoise.data._files import LostFileError, handling
 from equipoise.data.errors import ArgumentError, DataError
+from equipoise.data.pieces import piece_of, source_of
 
 DECODERS = ("pyav", "decord")
 _VARIABLE = "EQUIPOISE_DECODER"
@@ -157,7 +158,7 @@ def _decode_decord(path: Path, choice: FrameChoice, short_side: int | None = Non
 
     decord.logging.set_level(decord.logging.FATAL)  # what it would print is in the DecodeError
     try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        reader = decord.VideoReader(_source(path), ctx=decord.cpu(0), num_threads=1)
     except (RuntimeError, decord.DECORDError) as error:
         raise DecodeError(path, "it cannot be opened as a video (damaged, cut off, or another format)") from error
     wanted = _chosen(path, choice, len(reader))
@@ -192,7 +193,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
     try:
         # Titles and comments in another encoding than UTF-8 are no reason to refuse a video.
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(_source(path), metadata_errors="ignore") as container:
             if container.format.name.endswith("_pipe"):  # how FFmpeg calls single pictures
                 raise DecodeError(path, f"it is a still image ({container.format.name}), not a video")
             films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -308,7 +309,7 @@ def _colours(path: Path, picture: Image.Image) -> Image.Image:
 
 def _decode_image(path: Path, choice: FrameChoice, short_side: int | None = None) -> Frames:
     try:
-        with Image.open(path) as picture:
+        with Image.open(_source(path)) as picture:
             _check_size(path, *picture.size)
             rgb = _colours(path, ImageOps.exif_transpose(picture))
     except DecodeError:
@@ -329,7 +330,7 @@ def image_facts(path: Path) -> dict[str, Any]:
     """
     regular_file(path)
     try:
-        with Image.open(path) as picture:
+        with Image.open(_source(path)) as picture:
             turned = picture.getexif().get(ORIENTATION, 1) != 1
             width, height = ImageOps.exif_transpose(picture).size if turned else picture.size
     except _IMAGE_ERRORS as error:
@@ -385,8 +386,9 @@ def regular_file(path: Path, may_be_empty: bool = False) -> os.stat_result:
     Raises:
         DecodeError: If there is no such file, it is a folder, a pipe (reading one waits for ever), or empty.
     """
+    piece = piece_of(path)
     try:
-        status = os.stat(path)
+        status = os.stat(path if piece is None else piece.file)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
         raise DecodeError(path, "no such file" if missing else getattr(error, "strerror", str(error))) from None
@@ -394,9 +396,19 @@ def regular_file(path: Path, may_be_empty: bool = False) -> os.stat_result:
         raise DecodeError(path, "it is a folder, not a file")
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError(path, "it is a device, a pipe or a socket, not a file")
-    if status.st_size == 0 and not may_be_empty:
+    if (status.st_size if piece is None else piece.size) == 0 and not may_be_empty:
         raise DecodeError(path, "the file is empty (0 bytes)")
+    if piece is not None and status.st_size < piece.start + piece.size:
+        raise DecodeError(path, f"{piece.file.name} is cut off before its end")
     return status
+
+
+def _source(path: Path) -> Any:
+    """What a decoder opens."""
+    try:
+        return source_of(path)
+    except OSError as error:
+        raise DecodeError(path, f"it cannot be read: {error.strerror or error}") from error
 
 
 def decode(path: Path | str, kind: str, *, frame_indices: FrameChoice = None, short_side: int | None = None) -> Frames:

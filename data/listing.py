@@ -1,4 +1,4 @@
-"""Manifests of one's own files: from a list of paths and labels, or from a folder for each class."""
+"""Manifests of one's own files: from a list, a folder for each class, tar shards, or a data set of `datasets`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from equipoise.data._files import Progress, run_jobs, sha256_of
 from equipoise.data.decode import DecodeError, image_facts, video_facts
 from equipoise.data.decode_report import DecodeReport
 from equipoise.data.manifest import Manifest, ManifestError
+from equipoise.data.pieces import PieceError, arrow_items, ending_of, is_arrow, tar_items
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"})
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -54,6 +55,26 @@ def list_folders(root: Path) -> Listing:
         known = ", ".join(sorted(VIDEOS | IMAGES))
         raise ManifestError(f"{root} has no sub-folder with a video or picture in it ({known}): one for each class.")
     return Listing(found)
+
+
+def list_root(root: Path) -> Listing:
+    """What a folder holds: a data set that Hugging Face's ``datasets`` saved, WebDataset's tar shards, class folders.
+
+    Raises:
+        ManifestError: it is none of them.
+    """
+    try:
+        if is_arrow(root):
+            return Listing(*arrow_items(root, VIDEOS | IMAGES))
+        if next(root.rglob("*.tar"), None) is None:
+            return list_folders(root)
+        items = tar_items(root, VIDEOS | IMAGES)
+    except PieceError as error:
+        raise ManifestError(str(error)) from None
+    if all(label.isdigit() for _, label in items):  # ids, as V-JEPA's lists have
+        most = max(int(label) for _, label in items)
+        return Listing([(path, str(int(label))) for path, label in items], tuple(map(str, range(most + 1))))
+    return Listing(items)
 
 
 def read_list(path: Path, root: Path | None = None) -> Listing:
@@ -156,7 +177,7 @@ def _describe(job: tuple[str, list[str]]) -> list[dict[str, Any] | tuple[str, st
     for file in files:
         path = Path(root) / file
         try:
-            kind = "image" if path.suffix.lower() in IMAGES else "video"
+            kind = "image" if ending_of(path) in IMAGES else "video"
             facts = image_facts(path) if kind == "image" else video_facts(path)
             found.append({"path": file, "kind": kind, "sha256": _sha256(path), **facts})
         except DecodeError as error:

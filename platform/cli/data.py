@@ -261,7 +261,7 @@ def _faults(faults: dict[str, int]) -> str:
     "--list",
     "listing",
     type=click.Path(path_type=Path),
-    help="CSV with columns path,label; V-JEPA's lines PATH LABEL; Kinetics' CSV. Default: a folder for each class.",
+    help="CSV with columns path,label; V-JEPA's lines PATH LABEL; Kinetics' CSV. Default: what the folder holds.",
 )
 @click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes that read.")
@@ -280,10 +280,13 @@ def data_manifest(
 ) -> None:
     """Describe your own files: NAME and SPLIT as regimes name them, e.g. ssv2 train.
 
+    Without a list the --root is a folder with one for each class, or with WebDataset's tar shards, or one that Hugging
+    Face's datasets saved. What lies in tar shards and Arrow files is read in place, not unpacked.
+
     A split takes the classes of the data set's train split, where there is one, so that labels agree. Files that
     another split holds too, by path or by content, are counted and named: they would be tested on what was trained on.
     """
-    from equipoise.data.listing import list_folders, manifest_of_list, read_list
+    from equipoise.data.listing import list_root, manifest_of_list, read_list
     from equipoise.data.manifest import Manifest, ManifestError
 
     for what, word in (("NAME", name), ("SPLIT", split)):
@@ -294,7 +297,7 @@ def data_manifest(
     place = places.open()
     place.make()
     folder = place.data / name
-    listed = list_folders(root) if listing is None else read_list(listing, root)
+    listed = list_root(root) if listing is None else read_list(listing, root)
     train = folder / "train.parquet"
     classes = Manifest.read(train).classes if split != "train" and train.is_file() else listed.classes
     others = [Manifest.read(path) for path in sorted(folder.glob("*.parquet")) if path.stem != split]

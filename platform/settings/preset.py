@@ -210,9 +210,10 @@ class Preset(Settings):
     sampling: Sampling = Sampling()
     cache_size: int = Field(description="short side in pixels of the cached frames", ge=8)
     cache_frames: int | None = Field(None, ge=1, description="cached frames of a clip, spread evenly; null keeps all")
-    cache_storage: Literal["raw", "jpeg"] = Field(
+    cache_storage: Literal["raw", "jpeg", "none"] = Field(
         "raw",
-        description="raw frames, or JPEG images of them: a tenth of the space, decoded at every reading",
+        description="raw frames; jpeg: images of them, a tenth of the space, decoded at every reading; none: no cache, "
+        "files are decoded at every reading",
         exclude_if=lambda storage: storage == "raw",  # so that trials keep the keys they had before this existed
     )
     initial_encoder: InitialEncoder | None = Field(

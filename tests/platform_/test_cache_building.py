@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 
 from equipoise.data import _building as building
 from equipoise.data._files import WorkerError
 from equipoise.data.cache import CacheError, ClipCache
 from equipoise.data.manifest import Manifest
+from equipoise.platform.record.home import Home
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
 from equipoise.platform.study import caches as cache_building
-from equipoise.platform.study.caches import cache_runner
+from equipoise.platform.study.caches import cache_runner, prepare_caches
+from equipoise.platform.trial.encoders import untrained_encoder
+from equipoise.platform.trial.evaluation import score
 from equipoise.platform.trial.reporter import LocalReporter
 from equipoise.platform.trial.trainer import Trainer
 
@@ -124,3 +128,20 @@ def test_a_preset_says_how_frames_are_stored(make_trial: Make, paths: Paths, tmp
         losses.append([report["loss"] for report in seen])
     assert len(losses[0]) == 2
     assert losses[0] == losses[1]
+
+
+def test_a_training_without_a_cache_sees_the_clips_of_a_raw_one(
+    make_trial: Make, paths: Paths, home: Home, tmp_path: Path
+) -> None:
+    found: list[tuple[list[float], dict[str, float]]] = []
+    for storage, cache in (("raw", paths.cache), ("none", tmp_path / "nothing")):
+        settings = make_trial(overrides=(f"cache_storage={storage}", "optimisation.steps=2"))
+        own, seen = Paths(paths.data, cache), list[dict[str, float]]()
+        Trainer(settings, own, LocalReporter(tmp_path / storage, seen.append)).run()
+        scored = score(untrained_encoder(settings), settings, own, torch.device("cpu"))
+        found.append(([report["loss"] for report in seen], {r.benchmark: r.accuracy for r in scored}))
+    assert found[0] == found[1]
+    assert not (tmp_path / "nothing").exists()
+    # Before a study nothing is built, and its data are the same data.
+    both = [make_trial(overrides=(f"cache_storage={storage}",)) for storage in ("raw", "none")]
+    assert len({prepare_caches(settings, home, "select") for settings in both}) == 1
