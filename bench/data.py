@@ -257,7 +257,7 @@ def streamed(cache: ClipCache, batches: int, whole: bool, seed: int = 0) -> dict
     """Clips per second of a warm cache: frames, or crops ready for the encoder."""
     augment = Augment(SIZE)
     draw = torch.Generator().manual_seed(0)
-    mixture = Mixture([Source("bench", cache)], seed)
+    mixture = Mixture([Source("bench", cache, 1.0)], seed)
     with ClipStream(mixture, frames=FRAMES, stride=STRIDE, batch=BATCH, seed=seed) as stream:
         next(stream)
         clock = Clock()
@@ -372,7 +372,7 @@ def waiting(folder: Path, options: argparse.Namespace) -> None:
 
 def paced(cache: ClipCache, milliseconds: int) -> tuple[float, str]:
     """Milliseconds a step and share of waiting where a step leaves the processor alone, as one on a GPU does."""
-    mixture = Mixture([Source("bench", cache)], 0)
+    mixture = Mixture([Source("bench", cache, 1.0)], 0)
     with ClipStream(mixture, frames=FRAMES, stride=STRIDE, batch=BATCH, seed=0) as stream:
         next(stream)
         clock, waited = Clock(), 0.0

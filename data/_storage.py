@@ -16,6 +16,7 @@ from equipoise.data.decode import Frames
 from equipoise.data.errors import DataError
 
 Storage = Literal["raw", "jpeg"]
+Read = Literal["raw", "jpeg", "none"]  # ``none``: no cache, files are decoded at every reading
 """How frames lie in a cache: as they are, to be mapped; or as JPEG images, to be decoded."""
 
 _JPEG_QUALITY = 90

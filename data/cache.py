@@ -30,7 +30,7 @@ from equipoise.data._building import (
     writable,
 )
 from equipoise.data._files import Progress, locked
-from equipoise.data._storage import DAMAGE, SCHEMA, SHAPE, Storage, from_jpeg, read_shard
+from equipoise.data._storage import DAMAGE, SCHEMA, SHAPE, Read, Storage, from_jpeg, read_shard
 from equipoise.data.decode import Frames
 from equipoise.data.decode_report import DecodeBudgetError, DecodeReport
 from equipoise.data.manifest import Manifest
@@ -51,7 +51,7 @@ class ClipCache:
         classes: Class names.
         manifest_hash: `Manifest.hash` of what it was built from.
         size: Shorter side of the frames, px.
-        storage: ``raw`` or ``jpeg``.
+        storage: ``raw``, ``jpeg``, or ``none`` of clips without a cache.
         labels: int64 ``[N]``.
         rows: Manifest row of each clip, int64 ``[N]``.
         kinds: ``video`` or ``image``, per clip.
@@ -83,7 +83,7 @@ class ClipCache:
             self.classes: tuple[str, ...] = tuple(index["classes"])
             self.manifest_hash: str = index["manifest"]
             self.size: int = index["size"]
-            self.storage: Storage = index["storage"]
+            self.storage: Read = index["storage"]
             for shard in index["shards"]:
                 where = shard["file"]
                 found, pixels = read_shard(folder / where)

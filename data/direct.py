@@ -28,7 +28,7 @@ class DirectClips(ClipCache):
     def __init__(self, manifest: Manifest, size: int, frames: int | None) -> None:
         self._manifest, self._frames, self.folder = manifest, frames, manifest.root
         self.name, self.split, self.classes = manifest.name, manifest.split, manifest.classes
-        self.manifest_hash, self.size = manifest.hash, size
+        self.manifest_hash, self.size, self.storage = manifest.hash, size, "none"
         self.labels = manifest.label
         self.rows: NDArray[np.int64] = np.arange(len(manifest))
         self.kinds = [str(kind) for kind in manifest.kind]

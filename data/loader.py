@@ -94,7 +94,7 @@ class ClipStream(Iterator[Batch]):
         readers: int | None = None,
     ) -> None:
         if readers is None:
-            packed = any(source.cache.storage == "jpeg" for source in mixture.sources)
+            packed = any(source.cache.storage != "raw" for source in mixture.sources)
             cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             readers = min(4, cpus) if packed else 1
         for name, value, least in (

@@ -18,7 +18,7 @@ TRAINS = ("ablate", "sweep")  # minutes each: they are parsed, and tests/platfor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md"])
+@pytest.mark.parametrize("page", ["own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md", "your_data.md"])
 def test_the_page_works_from_top_to_bottom(page: str, tiny_data: Path, tmp_path: Path) -> None:
     home = tmp_path / "equipoise_home"
     home.mkdir()
