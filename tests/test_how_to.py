@@ -14,11 +14,14 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.\w+)\n")
+PAGES = ("own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md", "your_data.md")
 TRAINS = ("ablate", "sweep")  # minutes each: they are parsed, and tests/platform_ trains with what the page brings
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md", "your_data.md"])
+@pytest.mark.parametrize(
+    "page", ["own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md", "your_data.md"]
+)
 def test_the_page_works_from_top_to_bottom(page: str, tiny_data: Path, tmp_path: Path) -> None:
     home = tmp_path / "equipoise_home"
     home.mkdir()

@@ -16,6 +16,7 @@ from equipoise.platform.cli.confirm import confirm
 from equipoise.platform.cli.data import data
 from equipoise.platform.cli.effects import effects
 from equipoise.platform.cli.explain import explain
+from equipoise.platform.cli.export import export
 from equipoise.platform.cli.kept import studies
 from equipoise.platform.cli.new import new
 from equipoise.platform.cli.plain import as_typed, speak_plainly
@@ -35,7 +36,7 @@ def cli() -> None:
 
 
 STUDIES = (ablate, bundle, confirm, pretrain, quickstart, replicate, sweep, unbundle)
-RESULTS = (audit, claims, effects, explain, front, pool, probe, report, ui)
+RESULTS = (audit, claims, effects, explain, export, front, pool, probe, report, ui)
 for command in (*STUDIES, *RESULTS, data, list_, new, show, space, studies):
     cli.add_command(command)
 

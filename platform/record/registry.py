@@ -71,6 +71,18 @@ def forget(tracker: Tracker, study: str, runs: Collection[str]) -> None:
         tracker.client.delete_registered_model(study)
 
 
+def run_of_model(model: str, tracking_uri: str) -> Any:
+    """The run that trained a registered model, which :func:`fetch_model` has found."""
+    import mlflow
+
+    found = NAME.fullmatch(model)
+    assert found is not None
+    study, alias, version = found.groups()
+    client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    kept = client.get_model_version_by_alias(study, alias) if alias else client.get_model_version(study, version)
+    return client.get_run(kept.run_id)
+
+
 def fetch_model(model: str, tracking_uri: str | None, to: Path) -> Path:
     """Copy the checkpoint of a registered model into a folder; nothing is created where there is no store.
 

@@ -25,6 +25,7 @@ from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
 from equipoise.platform.record.reading import StudyRecord, find_study
 from equipoise.platform.record.tracking import Tracker
+from equipoise.platform.report.export.writer import export
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
 from equipoise.platform.study import run as study
@@ -110,6 +111,20 @@ def test_sweep_ties_ray_optuna_and_mlflow_together(home: Home, tiny_data: Path, 
         kept = frozen_encoder(checkpoints.load(row.result["checkpoint"]))
         assert all(torch.equal(v, kept.state_dict()[k]) for k, v in loaded.state_dict().items())
         assert not loaded.training
+        # For people without Equipoise, with a card that says what was selected, on what evidence.
+        selection, folder = found.selection, home.root / alias
+        exported = export(f"tiny-sweep@{alias}", folder, home)
+        card = (folder / "README.md").read_text()
+        assert exported.verdict == selection.sentence
+        assert selection.sentence in card
+        ranked = next(one for one in selection.rows if one.variant == variant)
+        for benchmark in selection.benchmarks:
+            assert f"| {ranked.means[benchmark]:.1f} |" in card
+            assert f"| {selection.protocols[benchmark]} |" in card
+        assert "`tiny-sweep`, 3 mixes launched" in card
+        assert "Licence: none was stated" in card
+        with pytest.raises(StudyError, match="exists: name a folder that is not there"):
+            export(f"tiny-sweep@{alias}", folder, home)
     with pytest.raises(TrackingError, match="no model models:/tiny-sweep@best"):
         load_encoder("models:/tiny-sweep@best", home.uri())
     with pytest.raises(TrackingError, match="write models:/STUDY@candidate"):
