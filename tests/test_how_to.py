@@ -14,8 +14,9 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.\w+)\n")
-PAGES = ("own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md", "your_data.md")
-TRAINS = ("ablate", "sweep")  # minutes each: they are parsed, and tests/platform_ trains with what the page brings
+PAGES = ("own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md", "your_data.md", "export.md")
+# Minutes each, or on what those make: they are parsed, and tests/platform_ runs them with what the page brings.
+TRAINS = ("ablate", "export", "pretrain", "sweep")
 
 
 @pytest.mark.slow
