@@ -20,9 +20,7 @@ TRAINS = ("ablate", "export", "pretrain", "sweep")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", ["own_objectives.md", "own_encoder.md", "from_a_checkpoint.md", "protocols.md", "your_data.md"]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_page_works_from_top_to_bottom(page: str, tiny_data: Path, tmp_path: Path) -> None:
     home = tmp_path / "equipoise_home"
     home.mkdir()
