@@ -20,7 +20,7 @@ class ReleaseError(ManifestError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class ReleaseListing:
     """What a release says of itself.
 
     Attributes:
@@ -54,7 +54,7 @@ class Release:
     layout: str
     classes: int
     counts: Mapping[int, tuple[int, int]]
-    read: Callable[[Path, int, Path | None], Listing]
+    read: Callable[[Path, int, Path | None], ReleaseListing]
     choices: tuple[str, ...] = ()
     advice: str = ""
 

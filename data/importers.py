@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.data._files import Progress, write_json
-from equipoise.data._lists import Items, Listing, Release, ReleaseError
+from equipoise.data._lists import Items, Release, ReleaseError, ReleaseListing
 from equipoise.data.decode_report import DecodeReport
 from equipoise.data.importers_layouts import RELEASES
 from equipoise.data.listing import manifest_of_list
 from equipoise.data.manifest import Manifest
 
-__all__ = ["NAMES", "RELEASES", "Imported", "ReleaseError", "SplitCount", "command_for", "duplicates", "import_release"]
+__all__ = ["RELEASES", "Imported", "ReleaseError", "SplitCount", "command_for", "duplicates", "import_release"]
 
-NAMES = tuple(RELEASES)
 _NAMED = 3  # files named in an error; the report names all
 
 
@@ -193,7 +192,7 @@ def duplicates(manifests: Sequence[Manifest]) -> list[list[str]]:
 
 
 def _differences(
-    release: Release, listing: Listing, counts: dict[str, SplitCount], alike: dict[str, Alike], usable: Items
+    release: Release, listing: ReleaseListing, counts: dict[str, SplitCount], alike: dict[str, Alike], usable: Items
 ) -> list[str]:
     found = []
     if len(listing.classes) != release.classes:
@@ -219,7 +218,7 @@ def _differences(
 class _Release:
     """A release on this disk: what it lists, and what of that is there."""
 
-    def __init__(self, release: Release, root: Path, split: int, listing: Listing) -> None:
+    def __init__(self, release: Release, root: Path, split: int, listing: ReleaseListing) -> None:
         self.release, self.root, self.listing = release, root, listing
         self.expected = dict(zip(("train", "test"), release.counts[split], strict=True))
         self.lacking = {part: _missing(root, items) for part, items in listing.splits.items()}
@@ -325,7 +324,7 @@ def import_release(
             official one (and not ``allow_incomplete``): then no manifest is written, but the report is.
     """
     if name not in RELEASES:
-        raise ReleaseError(f"There is no release {name!r}; use one of {', '.join(NAMES)}.")
+        raise ReleaseError(f"There is no release {name!r}; use one of {', '.join(RELEASES)}.")
     release = RELEASES[name]
     if split not in release.counts:
         raise ReleaseError(f"{release.title} has no split {split}; use one of {', '.join(map(str, release.counts))}.")

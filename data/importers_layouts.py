@@ -7,15 +7,16 @@ entry, what was expected and what to do.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from equipoise.data._lists import (
     Items,
-    Listing,
     Release,
     ReleaseError,
+    ReleaseListing,
     entries,
     json_of,
     need,
@@ -39,7 +40,7 @@ def _ucf_classes(path: Path) -> dict[int, str]:
     return classes
 
 
-def _ucf101(root: Path, split: int, classes: Path | None) -> Listing:
+def _ucf101(root: Path, split: int, classes: Path | None) -> ReleaseListing:
     """``UCF-101/CLASS/v_*.avi`` and ``ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt``."""
     del classes
     release = RELEASES["ucf101"]
@@ -69,13 +70,13 @@ def _ucf101(root: Path, split: int, classes: Path | None) -> Listing:
             items.append((f"UCF-101/{path}", folder))
         splits[part] = tuple(items)
     refuse_shared(splits, files)
-    return Listing(classes=tuple(known[number] for number in sorted(known)), splits=splits)
+    return ReleaseListing(classes=tuple(known[number] for number in sorted(known)), splits=splits)
 
 
 # Something-Something V2 ---------------------------------------------------------------------------------------------
 
 
-def _ssv2(root: Path, split: int, classes: Path | None) -> Listing:
+def _ssv2(root: Path, split: int, classes: Path | None) -> ReleaseListing:
     """``20bn-something-something-v2/ID.webm`` and ``labels/{labels,train,validation}.json``.
 
     The clips of ``test.json`` carry no labels: as everywhere, the validation split is what is tested on.
@@ -110,7 +111,7 @@ def _ssv2(root: Path, split: int, classes: Path | None) -> Listing:
             items.append((f"{folder}/{entry['id']}.webm", name))
         splits[part] = tuple(items)
     refuse_shared(splits, files)
-    return Listing(classes=tuple(ordered), splits=splits)
+    return ReleaseListing(classes=tuple(ordered), splits=splits)
 
 
 # ImageNet-100 -------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def _images(root: Path, folder: Path) -> tuple[list[str], list[tuple[str, str]]]
     return taken, aside
 
 
-def _imagenet100(root: Path, split: int, classes: Path | None) -> Listing:
+def _imagenet100(root: Path, split: int, classes: Path | None) -> ReleaseListing:
     """``train.X1`` to ``train.X4``, ``val.X`` and ``Labels.json``, or ``train/`` and ``val/`` with a list of classes.
 
     Without a list, the class folders of the training split are the classes. Ids follow the sorted folder names.
@@ -216,7 +217,7 @@ def _imagenet100(root: Path, split: int, classes: Path | None) -> Listing:
             items += [(path, names[folder]) for path in taken]
             aside += other
         splits[part] = tuple(items)
-    return Listing(
+    return ReleaseListing(
         classes=tuple(names[folder] for folder in sorted(wanted)),
         splits=splits,
         set_aside=tuple(aside),
@@ -226,7 +227,7 @@ def _imagenet100(root: Path, split: int, classes: Path | None) -> Listing:
 # Diving-48 V2 -------------------------------------------------------------------------------------------------------
 
 
-def _diving48(root: Path, split: int, classes: Path | None) -> Listing:
+def _diving48(root: Path, split: int, classes: Path | None) -> ReleaseListing:
     """``rgb/NAME.mp4``, ``Diving48_V2_{train,test}.json`` and ``Diving48_vocab.json``."""
     del split, classes
     release = RELEASES["diving48"]
@@ -254,10 +255,10 @@ def _diving48(root: Path, split: int, classes: Path | None) -> Listing:
             items.append((f"rgb/{entry['vid_name']}.mp4", names[entry["label"]]))
         splits[part] = tuple(items)
     refuse_shared(splits, files)
-    return Listing(classes=names, splits=splits)
+    return ReleaseListing(classes=names, splits=splits)
 
 
-RELEASES: Mapping[str, Release] = {
+_SHIPPED: dict[str, Release] = {
     release.name: release
     for release in (
         Release(
@@ -298,3 +299,20 @@ RELEASES: Mapping[str, Release] = {
         ),
     )
 }
+RELEASES: Mapping[str, Release] = dict(_SHIPPED)
+"""Every known release by name; what is registered later appears in it."""
+
+
+def register_importer(release: Release) -> Release:
+    """Make a release known to `equipoise data import`; one of the same name is replaced, unless it ships.
+
+    Raises:
+        ReleaseError: a release that ships has this name, or it is no name.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", release.name) or release.name in _SHIPPED:
+        raise ReleaseError(
+            f"An importer is called {release.name!r}; expected small letters, digits and _, and none of "
+            f"{', '.join(_SHIPPED)}."
+        )
+    cast("dict[str, Release]", RELEASES)[release.name] = release
+    return release

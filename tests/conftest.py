@@ -60,7 +60,13 @@ TINY = {
 @pytest.fixture
 def own_objectives() -> Iterator[None]:
     """Objectives and encoders that a test brings along are known to it alone."""
-    registries: tuple[Any, ...] = (registry._known, base._known, probe_records._known, plugins._origins)
+    registries: tuple[Any, ...] = (
+        registry._known,
+        base._known,
+        probe_records._known,
+        importers.RELEASES,
+        plugins._origins,
+    )
     kept = [(of, dict(of)) for of in registries]
     plugins.installed.cache_clear()
     yield

@@ -28,6 +28,7 @@ BESIDE = {  # the packages beside platform/
     "trial": ("data", "models"),
     "study": ("data",),
     "report.html": ("data", "models"),
+    "report.export": ("data", "models"),
     "cli": ("data", "models"),
     "api": ("data", "models"),
 }

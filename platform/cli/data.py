@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from equipoise.platform.cli.options import Places, emit, home_options, json_option, progress_bar
+from equipoise.platform.cli.options import Places, emit, home_options, json_option, plugin_option, progress_bar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,7 +102,7 @@ def data_build(
 
 
 @data.command("import", help=IMPORT)
-@click.argument("name", type=click.Choice(["ucf101", "ssv2", "imagenet100", "diving48"]))
+@click.argument("name")
 @click.option(
     "--root", type=click.Path(path_type=Path), required=True, help="The folder the official release was unpacked in."
 )
@@ -114,6 +114,7 @@ def data_build(
 )
 @click.option("--allow-incomplete", is_flag=True, help="Write manifests although a number is not the release's.")
 @_reading_options
+@plugin_option
 @home_options
 @json_option
 def data_import(
@@ -123,12 +124,23 @@ def data_import(
     classes: Path | None,
     allow_incomplete: bool,
     workers: int,
+    plugins: tuple[str, ...],
     places: Places,
     as_json: bool,
 ) -> None:
     """Import an official release, exactly as it was unpacked."""
     from equipoise.data.importers import RELEASES, import_release
+    from equipoise.platform.settings.plugins import installed, plugin_of
 
+    bring_importers()
+    installed()
+    for file in plugins:
+        plugin_of(file)
+    if name not in RELEASES:
+        raise click.BadParameter(
+            f"{name!r} is not one of {', '.join(map(repr, RELEASES))}; data of your own: equipoise data manifest",
+            param_hint="NAME",
+        )
     for option, value in (("split", split), ("classes", classes)):
         if value is not None and option not in RELEASES[name].choices:
             raise click.UsageError(f"--{option} cannot take effect with {name}; leave it out.")
@@ -149,6 +161,16 @@ def data_import(
         emit(found.to_dict())
     else:
         _show_import(found, place.data / name)
+
+
+def bring_importers() -> None:
+    """Let plug-ins bring importers."""
+    from equipoise.data._lists import Release
+    from equipoise.data.importers_layouts import RELEASES, register_importer
+    from equipoise.platform.settings.plugins import Kind, bring
+
+    kind = Kind(RELEASES, Release, register_importer, lambda one: one.read, lambda one: f"{one.title}: {one.layout}")
+    bring("importers", kind)
 
 
 def _show_import(found: Any, folder: Path) -> None:

@@ -195,7 +195,7 @@ def plugin_option(command: F) -> F:
         multiple=True,
         metavar="FILE",
         callback=lambda _, __, files: tuple(str(Path(file).resolve()) for file in files),
-        help="A Python file that registers objectives, encoders or probes of your own (equipoise new); repeatable.",
+        help="A Python file that registers objectives, encoders, probes or importers of your own; repeatable.",
     )(command)
 
 

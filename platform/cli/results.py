@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from equipoise.platform.storage import Place
 
 FILES = (".pt", ".pth", ".bin", ".safetensors")  # endings of other people's checkpoints
-LISTED = ("objectives", "encoders", "probes", "variants", "presets", "regimes", "spaces", "studies", "references")
+BROUGHT = ("objectives", "encoders", "probes", "importers")
+LISTED = (*BROUGHT, "variants", "presets", "regimes", "spaces", "studies", "references")
 
 
 @click.command()
@@ -223,19 +224,19 @@ def _only_regime(path: Path, published: bool) -> str:
 @plugin_option
 @json_option
 def list_(what: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """List what there is: objectives, encoders and probes, those of plug-ins too; variants, presets and so on."""
+    """List what there is: objectives, encoders, probes and importers, plug-ins' too; variants, presets and so on."""
     from equipoise.platform.settings.files import load_yaml, shipped
 
-    brought: tuple[Literal["objectives", "encoders", "probes"], ...] = ("objectives", "encoders", "probes")
-    kind = next((one for one in brought if one == what), None)
-    if plugins and kind is None:
-        raise click.UsageError(f"--plugin brings {', '.join(brought)}, not {what}")
-    if kind is not None:
+    if plugins and what not in BROUGHT:
+        raise click.UsageError(f"--plugin brings {', '.join(BROUGHT)}, not {what}")
+    if what in BROUGHT:
+        from equipoise.platform.cli.data import bring_importers
         from equipoise.platform.settings.plugins import described, failures, plugin_of
 
+        bring_importers()
         for file in plugins:
             plugin_of(file)
-        found = described(kind)
+        found = described(what)
         for plugin, why in failures().items():
             click.echo(f"Plug-in {plugin}: {why}", err=True)
     elif what == "variants":

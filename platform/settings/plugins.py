@@ -12,11 +12,12 @@ import inspect
 import linecache
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -27,12 +28,35 @@ from equipoise.models.probe_records import PROBES, SHIPPED, ProbeRecord, registe
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.base import Settings, parse
 
-Kind = Literal["objectives", "encoders", "probes"]
-REGISTRIES: Mapping[Kind, Mapping[str, Any]] = {"objectives": RECORDS, "encoders": ENCODERS, "probes": PROBES}
-"""What can be brought. ``equipoise.objectives`` and so on are groups of entry points of packages: each entry names a
-record, several of them, or a module that registers its own."""
+
+@dataclass(frozen=True)
+class Kind:
+    """Something that can be brought.
+
+    Attributes:
+        known: every record of the kind, by name.
+        record: their type.
+        register: makes one known.
+        defines: the function or class that defines one.
+        describe: one line.
+    """
+
+    known: Mapping[str, Any]
+    record: type
+    register: Callable[[Any], Any]
+    defines: Callable[[Any], Callable[..., Any]] = lambda record: record.factory
+    describe: Callable[[Any], str] = lambda record: str(record.description)
+
+
+KINDS: dict[str, Kind] = {
+    "objectives": Kind(RECORDS, ObjectiveRecord, register),
+    "encoders": Kind(ENCODERS, EncoderRecord, register_encoder),
+    "probes": Kind(PROBES, ProbeRecord, register_probe),
+}
+"""What can be brought; a room that settings do not know adds its own (`bring`). ``equipoise.objectives`` and so on are
+groups of entry points of packages: each entry names a record, several of them, or a module that registers its own."""
 LARGEST = 1 << 20  # bytes of a file: it is a part of every trial's settings
-_origins: dict[tuple[Kind, str], Plugin] = {}
+_origins: dict[tuple[str, str], Plugin] = {}
 _failed: dict[str, str] = {}
 
 
@@ -98,17 +122,25 @@ def used_by(objectives: Iterable[str], encoder: str, probes: Iterable[str]) -> t
     return tuple(sorted(found.values(), key=lambda plugin: plugin.name))
 
 
-def origin_of(name: str, kind: Kind = "objectives") -> Plugin | None:
+def origin_of(name: str, kind: str = "objectives") -> Plugin | None:
     """The plug-in that something comes from; None where it ships, or is unknown."""
     return _origins.get((kind, name)) or installed().get((kind, name))
 
 
-def described(kind: Kind) -> dict[str, str]:
+def described(kind: str) -> dict[str, str]:
     """What everything of a kind that is known does, by name, and which plug-in brings it."""
-    origins = {name: origin_of(name, kind) for name in REGISTRIES[kind]}
+    of = KINDS[kind]
+    origins = {name: origin_of(name, kind) for name in of.known}
     brought = {name: f" [{origin}]" if origin else "" for name, origin in origins.items()}
     shipped = SHIPPED if kind == "probes" else {}
-    return {**shipped, **{name: record.description + brought[name] for name, record in REGISTRIES[kind].items()}}
+    return {**shipped, **{name: of.describe(record) + brought[name] for name, record in of.known.items()}}
+
+
+def bring(name: str, kind: Kind) -> None:
+    """Let plug-ins bring another kind of records, of a room that settings do not know."""
+    if name not in KINDS:
+        KINDS[name] = kind
+        installed.cache_clear()
 
 
 def check(plugins: Iterable[Plugin]) -> None:
@@ -130,36 +162,34 @@ def failures() -> Mapping[str, str]:
 
 
 @cache
-def installed() -> Mapping[tuple[Kind, str], Plugin]:
+def installed() -> Mapping[tuple[str, str], Plugin]:
     """The plug-in of everything that an installed package brings."""
-    found: dict[tuple[Kind, str], Plugin] = {}
-    for point in (point for kind in REGISTRIES for point in metadata.entry_points(group=f"equipoise.{kind}")):
+    found: dict[tuple[str, str], Plugin] = {}
+    for point in (point for kind in KINDS for point in metadata.entry_points(group=f"equipoise.{kind}")):
         dist = point.dist
         name, version = (point.name, None) if dist is None else (dist.name, dist.version)
         before = _registered()
         try:
             loaded = point.load()
             for record in loaded if isinstance(loaded, list | tuple) else [loaded]:
-                if isinstance(record, ObjectiveRecord):
-                    register(record)
-                elif isinstance(record, EncoderRecord):
-                    register_encoder(record)
-                elif isinstance(record, ProbeRecord):
-                    register_probe(record)
+                for kind in KINDS.values():
+                    if isinstance(record, kind.record):
+                        kind.register(record)
         except Exception as error:  # a package of others', whatever is wrong with it, is no reason to stop
             _failed[name] = f"it cannot be loaded: {type(error).__name__}: {error}"
             continue
         for key in _new(before):
-            kind, of = key
-            found[key] = Plugin(name=name, version=version, sha256=_sha256_of(REGISTRIES[kind][of].factory))
+            own = KINDS[key[0]]
+            digest = _sha256_of(own.defines(own.known[key[1]]))
+            found[key] = Plugin(name=name, version=version, sha256=digest)
     return found
 
 
-def _registered() -> dict[tuple[Kind, str], Any]:
-    return {(kind, name): record for kind, known in REGISTRIES.items() for name, record in known.items()}
+def _registered() -> dict[tuple[str, str], Any]:
+    return {(kind, name): record for kind, of in KINDS.items() for name, record in of.known.items()}
 
 
-def _new(before: Mapping[tuple[Kind, str], Any]) -> list[tuple[Kind, str]]:
+def _new(before: Mapping[tuple[str, str], Any]) -> list[tuple[str, str]]:
     return [key for key, record in _registered().items() if before.get(key) is not record]
 
 

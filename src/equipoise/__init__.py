@@ -9,6 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equipoise.data._lists import Release, ReleaseListing
+    from equipoise.data.importers_layouts import register_importer
     from equipoise.models.encoders import Encoder, EncoderConfig, EncoderRecord, register_encoder
     from equipoise.models.geometry import TokenGrid
     from equipoise.models.objectives import Latents, Objective, ObjectiveRecord, register
@@ -36,6 +38,8 @@ __all__ = [
     "Objective",
     "ObjectiveRecord",
     "ProbeRecord",
+    "Release",
+    "ReleaseListing",
     "Study",
     "TokenGrid",
     "ablate",
@@ -48,6 +52,7 @@ __all__ = [
     "reference",
     "register",
     "register_encoder",
+    "register_importer",
     "register_probe",
     "select",
     "sweep",
@@ -57,6 +62,8 @@ _WRITTEN_WITH = {
     **dict.fromkeys(("Latents", "Objective", "ObjectiveRecord", "register"), "equipoise.models.objectives"),
     **dict.fromkeys(("Encoder", "EncoderConfig", "EncoderRecord", "register_encoder"), "equipoise.models.encoders"),
     **dict.fromkeys(("ProbeRecord", "register_probe"), "equipoise.models.probe_records"),
+    **dict.fromkeys(("Release", "ReleaseListing"), "equipoise.data._lists"),
+    "register_importer": "equipoise.data.importers_layouts",
     "TokenGrid": "equipoise.models.geometry",
 }
 

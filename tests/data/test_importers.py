@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ import pytest
 from PIL import Image
 
 from equipoise.data.decode import DECODERS, decode
-from equipoise.data.importers import NAMES, RELEASES, ReleaseError, command_for, import_release
+from equipoise.data.importers import RELEASES, ReleaseError, command_for, import_release
+from equipoise.data.importers_layouts import register_importer
 from equipoise.data.manifest import Manifest
 
 Copy = Callable[[str], Path]
@@ -35,7 +37,7 @@ def test_official_numbers() -> None:
 
 
 @small
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(RELEASES))
 def test_a_release_as_it_lies_on_disk(name: str, small_releases: dict[str, Path], tmp_path: Path) -> None:
     root = small_releases[name]
     before = sorted(root.rglob("*"))
@@ -132,7 +134,7 @@ def labels_of(manifest: Manifest) -> dict[str, str]:
 
 @small
 def test_labels_are_the_lists_own(small_releases: dict[str, Path], tmp_path: Path) -> None:
-    found = {name: import_release(name, small_releases[name], tmp_path / name, workers=0) for name in NAMES}
+    found = {name: import_release(name, small_releases[name], tmp_path / name, workers=0) for name in list(RELEASES)}
     assert found["ucf101"].classes == ("ApplyEyeMakeup", "HandstandPushups", "YoYo"), "classInd.txt's order"
     ucf = labels_of(found["ucf101"].manifests["test"])
     assert ucf["UCF-101/HandstandPushups/v_HandStandPushups_g01_c01.avi"] == "HandstandPushups"
@@ -260,7 +262,7 @@ def test_files_that_are_no_images_are_set_aside_by_name(release: Copy, tmp_path:
 
 
 @small
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(RELEASES))
 def test_a_wrong_root_says_what_was_expected(name: str, small_releases: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"is no folder; --root takes the one in which"):
         import_release(name, tmp_path / "nowhere", tmp_path / "out")
@@ -381,7 +383,7 @@ def test_the_first_labels_of_diving48_are_refused(release: Copy, tmp_path: Path)
 
 
 def test_other_numbers_are_an_error_unless_accepted(small_releases: dict[str, Path], tmp_path: Path) -> None:
-    for name in NAMES:
+    for name in list(RELEASES):
         folder = tmp_path / name
         official = RELEASES[name]
         with pytest.raises(ReleaseError) as caught:
@@ -471,3 +473,9 @@ def test_the_command_that_makes_a_manifest() -> None:
     assert command_for("miniature/mini_in/test.parquet") == "equipoise data build miniature"
     assert command_for("synthetic/train.parquet") == "equipoise data build synthetic"
     assert command_for("own/test.parquet") == "equipoise data manifest own test --list CSV --root FOLDER"
+
+
+def test_an_importer_of_ones_own_replaces_none_that_ships() -> None:
+    for name in ("ucf101", "My set", ""):
+        with pytest.raises(ReleaseError, match="An importer is called"):
+            register_importer(dataclasses.replace(RELEASES["ssv2"], name=name))

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
+from equipoise.data.manifest import Manifest
 from equipoise.models.objectives import RECORDS, Latents, Objective, ObjectiveRecord, published_objectives
 from equipoise.platform.errors import SettingsError, StudyError
 from equipoise.platform.record.bundle import Bundle, BundleError
@@ -247,6 +249,51 @@ def test_an_encoder_that_cannot_be_is_refused_with_the_settings(tmp_path: Path) 
     ):
         with pytest.raises(SettingsError, match=sentence):
             load_preset("nano", change)
+
+
+# --- an importer
+
+IMPORTER = """
+from pathlib import Path
+from equipoise import Release, ReleaseListing, register_importer
+
+def read(root, split, classes):
+    \"\"\"One folder for each part, one text file with the class of every clip.\"\"\"
+    parts = {}
+    for part in ("train", "test"):
+        lines = (root / f"{part}.txt").read_text().split()
+        parts[part] = [(f"{part}/{name}", label) for name, label in (line.split("=") for line in lines)]
+    return ReleaseListing(classes=("a", "b"), splits=parts)
+
+register_importer(
+    Release(
+        name="mine", title="My Set", layout="{train,test}/*.png and .txt", classes=2, counts={1: (2, 1)}, read=read
+    )
+)
+"""
+
+
+def test_an_importer_of_ones_own_is_used_as_those_that_ship(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "importer.py").write_text(IMPORTER)
+    for part, lines in (("train", "0.png=a 1.png=b"), ("test", "2.png=a")):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        (tmp_path / "set" / f"{part}.txt").write_text(lines)
+        for line in lines.split():
+            shade = int(line[0]) * 40
+            Image.new("RGB", (20, 16), (shade, 90, 90)).save(tmp_path / "set" / part / line.split("=")[0])
+    words = ["data", "import", "mine", "--root", tmp_path / "set", "--home", tmp_path / "home", "--workers", 1]
+    code, _, err = call(*words)
+    assert code == 2
+    assert "'mine' is not one of 'ucf101', 'ssv2', 'imagenet100', 'diving48'" in err
+    assert "My Set" in call("list", "importers", "--plugin", tmp_path / "importer.py")[1]
+    code, out, err = call(*words, "--plugin", tmp_path / "importer.py")
+    assert code == 0, err
+    assert "My Set in " in out
+    assert [line.split() for line in out.splitlines() if line.startswith(" t")] == [
+        ["train", "2", "2", "2", "0", "0"],
+        ["test", "1", "1", "1", "0", "0"],
+    ]
+    assert Manifest.read(tmp_path / "home" / "data" / "mine" / "test.parquet").label_name.tolist() == ["a"]
 
 
 # --- mistakes
