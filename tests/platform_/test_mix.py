@@ -44,10 +44,11 @@ def test_aliases_are_the_same_variant() -> None:
 
 
 def test_controls_are_shipped() -> None:
-    baseline, random_init = (load_variant(c) for c in CONTROLS)
+    baseline, random_init, unchanged = (load_variant(c) for c in CONTROLS)
     assert not baseline.objectives
-    assert not baseline.untrained
-    assert random_init.untrained
+    assert (baseline.untrained, random_init.untrained, unchanged.untrained) == (False, True, True)
+    assert unchanged.unchanged
+    assert not random_init.unchanged
 
 
 @pytest.mark.parametrize("reading", ["as_described", "as_published"])
