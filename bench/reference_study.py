@@ -33,7 +33,9 @@ from equipoise.platform.stats.uncertainty import Difference, compare, holm
 from equipoise.platform.study.bundling import open_bundle, references
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "reference_study.md"
+PAGE, README = ROOT / "docs" / "reference_study.md", ROOT / "README.md"
+HEADLINE = "fwm_hw_ld"  # what the paper is about
+SHORT = "short miniature"  # a table that the README has, and the page has whole
 ABLATIONS = ("miniature", "miniature_single", "miniature_synthetic")
 MIXED, SYNTHETIC, SEARCH = "miniature", "miniature_synthetic", "search"
 CONFIRMED = ("miniature_confirmation", "search_confirmation")
@@ -57,11 +59,16 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
 
 
-def results(record: StudyRecord) -> str:
-    """Accuracy and difference from the baseline of every variant, the largest smallest gain first."""
+def results(record: StudyRecord, *, short: bool = False) -> str:
+    """Accuracy and difference from the baseline of every variant, the largest smallest gain first.
+
+    The short table has what is on the front, the paper's headline and the controls.
+    """
     table, selection, found = record.table, record.select(), differences(record)
     rows = []
     for row in selection.rows:
+        if short and row.variant not in (*selection.front, HEADLINE, BASELINE, RANDOM_INIT):
+            continue
         cells = [f"`{row.variant}`", str(len(row.seeds))]
         for b in table.benchmarks:
             difference = found.get((row.variant, b))
@@ -181,6 +188,7 @@ def tables(home: Path) -> Iterator[tuple[str, str]]:
         yield f"results {name}", results(record)
         yield f"verdict {name}", verdict(record)
     if MIXED in records:
+        yield SHORT, results(records[MIXED], short=True)
         yield "effects", effects(records[MIXED])
         yield "claims", claims([record for name, record in ablations.items() if name != SYNTHETIC])
     if MIXED in records and SYNTHETIC in records:
@@ -207,12 +215,15 @@ def main() -> None:
             for name, content in found.items():
                 print(f"## {name}\n\n{content}\n")
             return
-        page = PAGE.read_text()
-        for name, content in found.items():
-            page, count = block(name).subn(lambda _, n=name, c=content: f"<!-- {n} -->\n{c}\n<!-- end -->", page)
-            if not count:
-                print(f"the page has no place for {name!r}")
-        PAGE.write_text(page)
+        placed: set[str] = set()
+        for file in (PAGE, README):
+            page = file.read_text()
+            for name, content in found.items():
+                page, count = block(name).subn(lambda _, n=name, c=content: f"<!-- {n} -->\n{c}\n<!-- end -->", page)
+                placed |= {name} if count else set()
+            file.write_text(page)
+        for name in found.keys() - placed:
+            print(f"the pages have no place for {name!r}")
         drawn = conclude_study(open_bundle(MIXED, Path(temporary)), Path(temporary) / "reference_front.png")
         shutil.copy(drawn.plot, ROOT / "docs")
 

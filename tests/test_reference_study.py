@@ -70,11 +70,14 @@ def test_a_reference_is_what_was_planned(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_page_says_what_the_bundles_hold(bench: ModuleType, tmp_path: Path) -> None:
-    page = bench.PAGE.read_text()
     found = dict(bench.tables(tmp_path))
-    for name, content in found.items():
-        written = bench.block(name).search(page)
-        assert written is not None, f"the page has no place for {name}"
-        assert written[1].strip() == content.strip(), f"{name}: python bench/reference_study.py writes it anew"
-    there = set(re.findall(r"<!-- (?!end)(.*?) -->", page))
-    assert there == set(found)
+    placed: dict[str, set[str]] = {}
+    for file in (bench.PAGE, bench.README):
+        page = file.read_text()
+        placed[file.name] = set(re.findall(r"<!-- (?!end)(.*?) -->", page))
+        for name in placed[file.name]:
+            written = bench.block(name).search(page)
+            assert written is not None
+            assert written[1].strip() == found[name].strip(), f"{name}: python bench/reference_study.py writes it anew"
+    assert placed[bench.PAGE.name] == set(found) - {bench.SHORT}
+    assert bench.SHORT in placed[bench.README.name]
