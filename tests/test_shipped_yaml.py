@@ -265,6 +265,8 @@ def test_every_variant_is_built_at_its_full_size() -> None:
     """Objectives are created with the widths of every preset, in both readings."""
     for preset in PRESETS:
         for name, variant in variants().items():
+            if variant.unchanged:  # needs a preset that starts from a checkpoint
+                continue
             for reading in READINGS:
                 mix = resolve(settings_of(preset, variant, reading))
                 assert {t.name for t in mix.terms} == {k for k in variant.objectives if RECORDS[k].kind == "loss"}, name

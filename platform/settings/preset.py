@@ -257,9 +257,15 @@ class Preset(Settings):
                 raise ValueError(f"probes.{name}.heads {probe.heads} does not divide width {self.model.encoder.width}")
         return self
 
-    def protocol(self, probe: str) -> str:
-        """What an accuracy by one of the probes means, ``attentive 1f3a9c02``: equal where nothing of it differs."""
-        meant = [self.probes[probe].model_dump(mode="json"), self.model.frames, self.model.size, self.sampling.images]
+    def protocol(self, probe: str, *code: str) -> str:
+        """What an accuracy by one of the probes means, ``attentive 1f3a9c02``: equal where nothing of it differs.
+
+        Args:
+            probe: by name.
+            code: sha256 of what defines it, where it does not ship.
+        """
+        setting, model = self.probes[probe], self.model
+        meant = [setting.model_dump(mode="json"), model.frames, model.size, self.sampling.images, *code]
         digest = hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()
         return f"{probe} {digest[:8]}"
 

@@ -13,7 +13,7 @@ from equipoise.platform.errors import nearest
 from equipoise.platform.settings.base import Settings, parse
 from equipoise.platform.settings.files import find, load_yaml
 from equipoise.platform.settings.names import Name, check_names
-from equipoise.platform.settings.plugins import Plugin, use, used_by
+from equipoise.platform.settings.plugins import Plugin, origin_of, use, used_by
 from equipoise.platform.settings.preset import Preset, renamed
 from equipoise.platform.settings.variant import Reading, Variant
 
@@ -134,6 +134,11 @@ class TrialSettings(Settings):
                     f"benchmark {name} is scored by the probe {b.probe!r}, which preset {self.preset.name} does not "
                     f"define; {nearest(b.probe, self.preset.probes)}"
                 )
+        if self.variant.unchanged and self.preset.initial_encoder is None:
+            raise ValueError(
+                f"variant {self.variant_name} is what a checkpoint holds, and preset {self.preset.name} starts from "
+                "none: name one in its initial_encoder, or take random_init"
+            )
         if self.preset.optimisation.batch % self.resources.workers:
             raise ValueError(
                 f"batch {self.preset.optimisation.batch} does not divide among {self.resources.workers} workers"
@@ -157,7 +162,9 @@ class TrialSettings(Settings):
 
     def protocol(self, benchmark: str) -> str:
         """What an accuracy on a benchmark means, for tables: accuracies of two protocols are never compared."""
-        return self.preset.protocol(self.regime.benchmarks[benchmark].probe)
+        probe = self.regime.benchmarks[benchmark].probe
+        origin = origin_of(self.preset.probes[probe].kind, "probes")
+        return self.preset.protocol(probe, *([origin.sha256] if origin is not None else []))
 
     @property
     def scored(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.preset import InitialEncoder, Preset, load_preset
 from equipoise.platform.settings.study import load_ablation
 from equipoise.platform.settings.trial import TrialSettings
+from equipoise.platform.settings.variant import load_variant
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.encoders import build_model, frozen_encoder
@@ -86,7 +87,10 @@ def test_an_encoder_and_its_target_start_from_a_file(
     # One untrained control is an untrained encoder, whatever the others start from; the other is what they start from.
     control = starting(tiny_settings("random_init"), file)
     assert same(encoder(control), encoder(tiny_settings("random_init")))
-    assert same(encoder(starting(tiny_settings("unchanged"), file)), other)
+    unchanged = starting(settings, file).model_dump() | {"variant": load_variant("unchanged"), "variant_name": "own"}
+    assert same(encoder(parse(TrialSettings, unchanged, "a trial")), other)
+    with pytest.raises(SettingsError, match="own is what a checkpoint holds, and preset nano starts from none"):
+        parse(TrialSettings, {**unchanged, "preset": settings.preset}, "a trial")
 
 
 def test_a_study_that_starts_from_a_checkpoint_scores_it_as_a_control(tmp_path: Path) -> None:

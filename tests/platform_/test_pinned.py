@@ -14,7 +14,7 @@ from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.files import shipped
 from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.trial import TrialSettings, load_regime
-from equipoise.platform.settings.variant import Reading, Variant, variants
+from equipoise.platform.settings.variant import UNCHANGED, Reading, Variant, variants
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial.reporter import LocalReporter
 from equipoise.platform.trial.trainer import Trainer
@@ -26,7 +26,7 @@ TRAINING: dict[str, Any] = json.loads((REFERENCE / "short_training.json").read_t
 
 def test_every_preset_and_variant_has_a_pinned_key() -> None:
     assert set(KEYS) == set(shipped("presets"))
-    assert all(set(found) == set(variants()) for found in KEYS.values())
+    assert all(set(found) == set(variants()) - {UNCHANGED} for found in KEYS.values())
 
 
 @pytest.mark.parametrize("preset", KEYS)
@@ -36,6 +36,7 @@ def test_a_trial_keeps_its_key(preset: str) -> None:
     found = {
         name: TrialSettings(variant_name=name, variant=variant, preset=loaded, regime=regime).key
         for name, variant in variants().items()
+        if name != UNCHANGED  # it is of no shipped preset, as none starts from a checkpoint
     }
     assert found == KEYS[preset]
 

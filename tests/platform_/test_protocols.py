@@ -195,6 +195,14 @@ def test_a_probe_of_ones_own_is_fitted_by_each_of_its_parameters(make_trial: Mak
     assert trial.plugins == (plugin,)
     assert trial.key != base.key
     assert parse(TrialSettings, json.loads(trial.model_dump_json()), "kept") == trial
+    # Another text is another protocol, by the same settings.
+    scored = {"benchmarks": {b: s.model_copy(update={"probe": "mine"}) for b, s in base.regime.benchmarks.items()}}
+    named = trial.model_copy(update={"regime": base.regime.model_copy(update=scored)})
+    before = named.protocol("mini_in")
+    file.write_text(CENTROIDS + "# changed\n")
+    plugin_of(file)
+    assert before.startswith("mine ")
+    assert named.protocol("mini_in") != before
 
 
 # --- settings
