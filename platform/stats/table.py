@@ -128,7 +128,8 @@ class ResultTable:
     @property
     def protocols(self) -> dict[str, str]:
         """By which probe each benchmark was scored, where it is known."""
-        return {s.benchmark: s.protocol for s in reversed(self.scores) if s.protocol is not None}
+        found = {s.benchmark: s.protocol for s in self.scores if s.protocol is not None}
+        return {name: found[name] for name in self.benchmarks if name in found}
 
     @classmethod
     def from_scores(cls, scores: Iterable[Score], benchmarks: Sequence[str] | None = None) -> ResultTable:

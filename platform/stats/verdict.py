@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from equipoise.platform.stats.mixes import UNCHANGED
 from equipoise.platform.stats.noise import LEAST_FREEDOM
 from equipoise.platform.stats.table import BARRED, ResultTable
 
@@ -112,6 +113,14 @@ def notes(s: Selection, table: ResultTable) -> tuple[str, ...]:
         found.append(
             f"{s.baseline} is not above the untrained encoder on {', '.join(low)}: no gain there shows learning."
         )
+    means = {row.variant: row.means for row in s.rows}
+    if UNCHANGED in means:
+        same = [name for name in s.benchmarks if means[s.baseline][name] <= means[UNCHANGED][name]]
+        if same:
+            found.append(
+                f"{s.baseline} is not above the checkpoint that it starts from ({UNCHANGED}) on {', '.join(same)}: "
+                "training it further added nothing there."
+            )
     if all(distance is None for distance in s.above_random_init.values()):
         found.append("There is no untrained control in the table, so nothing shows how much of a score is learned.")
     found += [f"{v} is left out: no score on {', '.join(names)}." for v, names in s.incomplete.items()]

@@ -304,3 +304,26 @@ def test_the_forecast_is_what_a_t_test_needs() -> None:
     assert needed is not None
     assert power.detectable(2.0, needed, 12) <= 3.0 < power.detectable(2.0, needed - 1, 12)
     assert power.seeds_needed(0.01, 2.0, 12) is None
+
+
+def test_what_was_started_from_is_a_control_and_no_mix() -> None:
+    """It is never a candidate, adds nothing to the noise and counts as no mix that was launched."""
+    rows: Rows = {
+        "baseline": {0: (40, 30), 1: (42, 31), 2: (41, 30), 3: (43, 32)},
+        "random_init": dict.fromkeys(range(4), (20, 20)),
+        "x": {0: (44, 33), 1: (45, 34), 2: (44, 33), 3: (47, 35)},
+    }
+    without = select(made(rows))
+    found = select(made({**rows, "unchanged": {0: (90, 25), 1: (10, 26), 2: (90, 25), 3: (10, 25)}}))
+    assert without.candidate is not None
+    assert found.candidate is not None
+    assert (found.candidate.variant, found.launched) == ("x", without.launched)
+    assert found.noise_floor == without.noise_floor
+    row = next(row for row in found.rows if row.variant == "unchanged")
+    assert row.control is not None
+    assert not row.eligible
+    said = (
+        "baseline is not above the checkpoint that it starts from (unchanged) on a: training it further added nothing"
+    )
+    assert any(note.startswith(said) for note in found.notes)
+    assert not any("checkpoint" in note for note in without.notes)
