@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -166,7 +166,22 @@ class FuturePredictive:
         return torch.full_like(inside, 1 / inside.shape[-3:].numel())
 
 
-MaskPolicy = MotionGuided | FuturePredictive
+class OriginPolicy(Protocol):
+    """A mask policy of one's own: where the blocks of a clip lie.
+
+    ``reads_motion = False`` says of one that it does without the clips' motion, which is then not computed.
+    """
+
+    def origin_probabilities(self, motion_map: Tensor, block: tuple[int, int, int]) -> Tensor:
+        """Distribution of a block's first corner, ``[B, ...]``; arguments and result as in :class:`MotionGuided`."""
+
+
+MaskPolicy = MotionGuided | FuturePredictive | OriginPolicy
+
+
+def reads_motion(policy: object) -> bool:
+    """Whether a policy looks at the motion of clips."""
+    return policy is not None and bool(getattr(policy, "reads_motion", not isinstance(policy, FuturePredictive)))
 
 
 def _block_mean(motion: Tensor, block: tuple[int, int, int]) -> Tensor:
@@ -231,12 +246,14 @@ class MaskSampler:
         config: blocks, aspect, cutting.
         motion_guided: draw origins by motion.
         future_predictive: hide the later part of time.
+        origin_policies: others that draw origins, by name; a clip that several would place follows the last of them.
     """
 
     grid: TokenGrid
     config: MaskConfig = field(default_factory=MaskConfig)
     motion_guided: MotionGuided | None = None
     future_predictive: FuturePredictive | None = None
+    origin_policies: Mapping[str, OriginPolicy] = field(default_factory=dict)
 
     def sample(
         self,
@@ -250,7 +267,7 @@ class MaskSampler:
         Args:
             batch: B.
             generator: on the CPU.
-            motion: ``[B, T, H, W]`` from ``motion_map``; needed where ``motion_guided`` can be drawn and T > 1.
+            motion: ``[B, T, H, W]`` from ``motion_map``; needed where a policy that reads it can be drawn and T > 1.
             shares: probability that a clip follows a policy, by policy name; 1 where not named.
 
         Returns:
@@ -266,20 +283,27 @@ class MaskSampler:
         self._check(batch, motion, shares)
         guided = self._follow("motion_guided", self.motion_guided, batch, shares, generator)
         future = self._follow("future_predictive", self.future_predictive, batch, shares, generator)
-        host = motion.cpu() if motion is not None and bool(guided.any()) else None
-        return [self._mask(spec, batch, generator, host, guided, future) for spec in self.config.blocks]
+        placing = {"motion_guided": guided} if self.motion_guided is not None else {}
+        for name, policy in self.origin_policies.items():
+            placing[name] = self._follow(name, policy, batch, shares, generator)
+        host = motion.cpu() if motion is not None and any(bool(rows.any()) for rows in placing.values()) else None
+        return [self._mask(spec, batch, generator, host, placing, future) for spec in self.config.blocks]
 
     def _check(self, batch: int, motion: Tensor | None, shares: Mapping[str, float]) -> None:
         for name, share in shares.items():
-            if name not in ("motion_guided", "future_predictive") or getattr(self, name) is None:
+            if self._policy(name) is None:
                 raise ModelError(f"share of {name!r} given, but this sampler has no such policy; build it with one")
             if not 0 <= share <= 1:
                 raise ModelError(f"share of {name} is {share}; expected a probability")
-        needed = self.motion_guided is not None and shares.get("motion_guided", 1.0) > 0 and self.grid.time > 1
-        if motion is None and needed:
-            raise ModelError("motion-guided masks need the motion of the clips; pass motion=motion_map(clip, grid)")
+        for name in ("motion_guided", *self.origin_policies):
+            if motion is None and self.grid.time > 1 and shares.get(name, 1.0) > 0 and reads_motion(self._policy(name)):
+                raise ModelError(f"{name} masks need the motion of the clips; pass motion=motion_map(clip, grid)")
         if motion is not None and tuple(motion.shape) != (batch, *self.grid.shape):
             raise ModelError(f"motion has shape {tuple(motion.shape)}; expected {(batch, *self.grid.shape)}")
+
+    def _policy(self, name: str) -> MaskPolicy | None:
+        own = {"motion_guided": self.motion_guided, "future_predictive": self.future_predictive}
+        return own.get(name) or self.origin_policies.get(name)
 
     def _follow(
         self, name: str, policy: MaskPolicy | None, batch: int, shares: Mapping[str, float], generator: torch.Generator
@@ -295,7 +319,7 @@ class MaskSampler:
         batch: int,
         generator: torch.Generator,
         motion: Tensor | None,
-        guided: Tensor,
+        placing: Mapping[str, Tensor],
         future: Tensor,
     ) -> Mask:
         T, H, W = self.grid.shape
@@ -303,7 +327,7 @@ class MaskSampler:
         # A whole frame may be hidden where other slots stay visible: not where the future is hidden as well.
         whole_frame = slots < T and not bool(future.any())
         h, w = self._block_size(spec, generator, whole_frame)
-        origins = self._origins(batch, (h, w), motion, guided)
+        origins = self._origins(batch, (h, w), motion, placing)
         blocks = torch.where(future, max(1, spec.count // 2), spec.count)
         hidden = self._hidden_places(origins, spec.count, blocks, (h, w), generator, whole_frame)
         visible = ~hidden[:, None].expand(batch, T, H, W)
@@ -335,15 +359,25 @@ class MaskSampler:
             "visible; lower the block area or use a larger token grid"
         )
 
-    def _origins(self, batch: int, block: tuple[int, int], motion: Tensor | None, guided: Tensor) -> Tensor:
+    def _origins(
+        self, batch: int, block: tuple[int, int], motion: Tensor | None, placing: Mapping[str, Tensor]
+    ) -> Tensor:
         """Probabilities of the block's first corner, ``[B, H - h + 1, W - w + 1]``."""
         _, H, W = self.grid.shape
         places = (H - block[0] + 1, W - block[1] + 1)
-        uniform = torch.full((batch, *places), 1 / (places[0] * places[1]), dtype=torch.float64)
-        if motion is None or self.motion_guided is None:
-            return uniform
-        by_motion = self.motion_guided.origin_probabilities(motion, (self.grid.time, *block)).squeeze(1)
-        return torch.where(guided[:, None, None], by_motion, uniform)
+        origins = torch.full((batch, *places), 1 / (places[0] * places[1]), dtype=torch.float64)
+        for name, rows in placing.items():
+            policy = self._policy(name)
+            if isinstance(policy, FuturePredictive) or policy is None or not rows.any():
+                continue
+            seen = torch.zeros(batch, *self.grid.shape) if motion is None else motion
+            drawn = policy.origin_probabilities(seen, (self.grid.time, *block)).squeeze(1)
+            if drawn.shape != origins.shape:
+                raise ModelError(
+                    f"{name} places blocks by {tuple(drawn.shape)} probabilities, not {tuple(origins.shape)}"
+                )
+            origins = torch.where(rows[:, None, None], drawn.double(), origins)
+        return origins
 
     def _hidden_places(
         self,

@@ -62,6 +62,7 @@ class ObjectiveRecord:
     def span(self) -> tuple[float, float]:
         """Lowest and highest weight that a search over all objectives tries."""
         low, high = self.published_weight / 10, self.published_weight * 3
+        high = min(high, 1.0) if self.kind == "mask" else high
         return self.search or (float(f"{low:.3g}"), float(f"{high:.3g}"))
 
     @property
@@ -167,7 +168,8 @@ def register(record: ObjectiveRecord) -> ObjectiveRecord:
     """Make an objective known, in the place of one that was registered under its name before.
 
     Args:
-        record: of a loss; its factory takes the channels first and gives an :class:`Objective`.
+        record: of a loss, whose factory takes the channels first and gives an :class:`Objective`; or of a mask policy,
+            whose factory takes its parameters and gives an :class:`OriginPolicy`.
 
     Returns:
         The record.
@@ -181,8 +183,8 @@ def register(record: ObjectiveRecord) -> ObjectiveRecord:
         raise ModelError(f"an objective is called {name!r}; expected small letters, digits and _, a letter first")
     if any(name == r.name for r in (*_PUBLISHED, *_OTHERS)):
         raise ModelError(f"{name} is an objective that ships: give yours another name")
-    if record.kind != "loss":
-        raise ModelError(f"{name} is of kind {record.kind!r}; only objectives of kind 'loss' can be registered")
+    if record.kind not in ("loss", "mask"):
+        raise ModelError(f"{name} is of kind {record.kind!r}; expected 'loss' or 'mask'")
     for what, given, known in (("needs", record.needs, get_args(Need)), ("moves", record.moves, get_args(Part))):
         unknown = [one for one in given if one not in known]
         if unknown:
@@ -195,8 +197,10 @@ def register(record: ObjectiveRecord) -> ObjectiveRecord:
     low, high = record.span
     if not 0 < low < high < math.inf:
         raise ModelError(f"{name} is searched from {low} to {high}; expected two weights above 0, the lower one first")
+    if record.kind == "mask" and high > 1:
+        raise ModelError(f"{name} is searched up to {high}; the weight of a mask policy is a share of clips, at most 1")
     first = next(iter(inspect.signature(record.factory).parameters.values()), None)
-    if first is None or first.default is not first.empty:
+    if record.kind == "loss" and (first is None or first.default is not first.empty):
         raise ModelError(f"the factory of {name} takes no channels; its first argument is the width of the features")
     _known[name] = record
     return record

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from equipoise.models.encoders import EncoderConfig
 from equipoise.models.jepa import JepaConfig, TeacherConfig, Term
-from equipoise.models.masking import FuturePredictive, MaskConfig, MotionGuided
+from equipoise.models.masking import FuturePredictive, MaskConfig, MotionGuided, OriginPolicy, reads_motion
 from equipoise.models.objectives import create
 from equipoise.models.schedules import weight_at
 from equipoise.platform.errors import SettingsError
@@ -30,6 +30,7 @@ class Mix:
         model: model settings with teacher and mask cutting of this reading.
         motion_guided: mask policy, or None.
         future_predictive: mask policy, or None.
+        origin_policies: mask policies of one's own, by name.
         shares: share of clips whose masks follow each policy.
         motion_scale: how motion maps are scaled.
         context: schedule of the context loss.
@@ -44,6 +45,7 @@ class Mix:
     model: JepaConfig
     motion_guided: MotionGuided | None
     future_predictive: FuturePredictive | None
+    origin_policies: Mapping[str, OriginPolicy]
     shares: Mapping[str, float]
     motion_scale: Literal["clip", "published"]
     context: ContextLoss
@@ -51,6 +53,11 @@ class Mix:
     images: Literal["frame", "repeat"]
     evaluated: Literal["target", "context"]
     untrained_allowed: bool
+
+    @property
+    def reads_motion(self) -> bool:
+        """Whether a mask policy looks at the motion of clips."""
+        return any(reads_motion(policy) for policy in (self.motion_guided, *self.origin_policies.values()))
 
     def weights_at(self, step: int, steps: int) -> dict[str, float]:
         """Weight of every loss objective at a 0-based step."""
@@ -70,6 +77,7 @@ def resolve(settings: TrialSettings) -> Mix:
     published = reading == "as_published"
     on = {k: s for k, s in variant.objectives.items() if s.weight > 0}
     losses = {k: s for k, s in on.items() if RECORDS[k].kind == "loss"}
+    masked = [k for k in RECORDS if k in on and RECORDS[k].kind == "mask"]
     terms = tuple(_term(name, s.params, frozenset(on), published, preset.model.encoder) for name, s in losses.items())
     mode = (published and variant.published_teacher) or variant.teacher
     teacher = TeacherConfig(
@@ -82,7 +90,8 @@ def resolve(settings: TrialSettings) -> Mix:
         model=dataclasses.replace(preset.model, teacher=teacher, masks=masks),
         motion_guided=_policy("motion_guided", on),
         future_predictive=_policy("future_predictive", on),
-        shares={k: on[k].weight for k in ("motion_guided", "future_predictive") if k in on},
+        origin_policies={k: _policy(k, on) for k in masked if k not in ("motion_guided", "future_predictive")},
+        shares={k: on[k].weight for k in masked},
         motion_scale="published" if published else "clip",
         context=preset.context.model_copy(update={"start": 0.5, "full": 1.0}) if published else preset.context,
         leave_out_still=not published,

@@ -219,7 +219,7 @@ def audit_mask_policy(
         why = "no qualifying token: the batch has no video clip, and a still image has neither motion nor future"
         return objective_report(name, "mask", setting.weight, why, "", None)
     sampler, mix = trainer.batches.samplers["video"], trainer.mix
-    motion = motion_map(clip, mix.model.grid("video"), scale=mix.motion_scale).cpu() if mix.motion_guided else None
+    motion = motion_map(clip, mix.model.grid("video"), scale=mix.motion_scale).cpu() if mix.reads_motion else None
 
     grid = mix.model.grid("video")
 

@@ -59,6 +59,7 @@ class Batches:
                 # A still image has neither motion nor future: policies need a clip.
                 motion_guided=mix.motion_guided if kind == "video" else None,
                 future_predictive=mix.future_predictive if kind == "video" else None,
+                origin_policies=mix.origin_policies if kind == "video" else {},
             )
             for kind in get_args(Kind)
         }
@@ -132,7 +133,7 @@ class Batches:
         place = {int(row): at for at, row in enumerate(all_rows)}
         mine = torch.tensor([place[int(row)] for row in rows], dtype=torch.int64)
         shares = self.mix.shares if kind == "video" else None
-        motion = self._motion(clip, mine, len(all_rows)) if kind == "video" and self.mix.motion_guided else None
+        motion = self._motion(clip, mine, len(all_rows)) if kind == "video" and self.mix.reads_motion else None
         draw = generator(self.settings.seed, f"masks.{kind}", step)
         counts = clip is not None
         if clip is None:

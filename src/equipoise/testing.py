@@ -1,6 +1,6 @@
 """What every objective and every encoder promises: Equipoise runs it on its own, a plug-in's tests run it on theirs.
 
-    from equipoise.testing import check_encoder, check_objective
+    from equipoise.testing import check_encoder, check_mask_policy, check_objective
 
     def test_objective() -> None:
         check_objective(record)
@@ -200,6 +200,41 @@ def _works_in_half_precision(record: ObjectiveRecord, objective: Objective) -> N
     assert abs(value.item() - exact) <= 0.05 * abs(exact), (
         f"{record.name} is {value.item():.4g} under autocast with features in bfloat16, {exact:.4g} without"
     )
+
+
+def check_mask_policy(record: ObjectiveRecord, **params: Any) -> None:
+    """Check that a mask policy keeps what drawing masks relies on, on a small grid.
+
+    Where a block's first corner lies is a distribution of each clip: the places that there are, none negative, the sum
+    one. It is the same for the same motion, of each clip by itself. It is not uniform for every motion and block,
+    which no policy would be needed for.
+
+    Args:
+        record: of the policy.
+        params: of the policy, where the defaults do not fit.
+
+    Raises:
+        AssertionError: the first promise that is not kept, in a sentence.
+    """
+    policy, grid = record.factory(**params), TokenGrid(3, 6, 5, patch=4, tubelet=2)
+    motion = torch.rand(4, *grid.shape, generator=torch.Generator().manual_seed(7))
+    placed = False
+    for block in ((3, 1, 1), (3, 2, 3), (3, 5, 4)):
+        places = tuple(n - size + 1 for n, size in zip(grid.shape, block, strict=True))
+        found = policy.origin_probabilities(motion, block)
+        assert found.shape == (4, *places), (
+            f"{record.name}: probabilities are {tuple(found.shape)} for a block of {block}; expected {(4, *places)}"
+        )
+        assert bool((found >= 0).all()), f"{record.name}: a probability is negative"
+        sums = found.flatten(1).sum(1).double()
+        assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5), (
+            f"{record.name}: probabilities of a clip sum to {float(sums[0]):.4g}; expected 1"
+        )
+        assert torch.equal(found, policy.origin_probabilities(motion, block)), f"{record.name} places by chance"
+        alone = policy.origin_probabilities(motion[:1], block)
+        assert _close(alone.double(), found[:1].double()), f"{record.name}: a clip's places depend on other clips"
+        placed |= not _close(found.double(), torch.full_like(found.double(), 1 / found[0].numel()))
+    assert placed, f"{record.name} places every block anywhere with the same probability, as no policy does"
 
 
 def check_encoder(config: EncoderConfig, *, time: int = 2, side: int = 2) -> None:

@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from equipoise.data.manifest import Manifest
+from equipoise.models.geometry import TokenGrid
+from equipoise.models.masking import BlockSpec, MaskConfig, MaskSampler
 from equipoise.models.objectives import RECORDS, Latents, Objective, ObjectiveRecord, published_objectives
 from equipoise.platform.errors import SettingsError, StudyError
 from equipoise.platform.record.bundle import Bundle, BundleError
@@ -30,9 +32,11 @@ from equipoise.platform.settings.plugins import Plugin, origin_of, plugin_of, us
 from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.study import load_ablation, load_sweep
 from equipoise.platform.settings.trial import TrialSettings, load_regime
+from equipoise.platform.storage import Paths
 from equipoise.platform.study.bundling import refuse_code
 from equipoise.platform.study.resume import parent_run
-from equipoise.testing import check_objective
+from equipoise.platform.trial.audit import audit
+from equipoise.testing import check_mask_policy, check_objective
 
 Call = Callable[..., tuple[int, str, str]]
 NAME = "slow_drift"
@@ -194,6 +198,69 @@ def test_code_of_others_runs_only_where_it_is_trusted(file: Path) -> None:
     refuse_code(Bundle(about=about, facts={"definition": {"plugins": [package]}}, **empty), False)
 
 
+# --- a mask policy
+
+CORNER = """
+import torch
+from equipoise import ObjectiveRecord, register
+
+class Corner:
+    \"\"\"Blocks begin at the top left, with a share of the draws anywhere.\"\"\"
+    reads_motion = False
+
+    def __init__(self, anywhere=0.1):
+        if not 0 <= anywhere < 1:
+            raise ValueError(f"anywhere is {anywhere}; expected a share below 1")
+        self.anywhere = anywhere
+
+    def origin_probabilities(self, motion_map, block):
+        places = [n - size + 1 for n, size in zip(motion_map.shape[-3:], block)]
+        found = torch.full((len(motion_map), *places), self.anywhere / (places[0] * places[1] * places[2]))
+        found[:, 0, 0, 0] += 1 - self.anywhere
+        return found
+
+moves = ("encoder", "predictor")
+register(ObjectiveRecord("corner", "masking: blocks in a corner", 1.0, (), moves, "here", Corner, kind="mask"))
+"""
+
+
+def test_a_mask_policy_of_ones_own_places_the_blocks(
+    call: Call, make_trial: Callable[..., TrialSettings], paths: Paths, tmp_path: Path
+) -> None:
+    file = tmp_path / "corner.py"
+    file.write_text(CORNER)
+    plugin = plugin_of(file)
+    check_mask_policy(RECORDS["corner"])
+    with pytest.raises(AssertionError, match="corner places every block anywhere"):
+        check_mask_policy(RECORDS["corner"], anywhere=0.999999999)
+    with pytest.raises(ValueError, match="anywhere is 1; expected a share below 1"):
+        RECORDS["corner"].factory(anywhere=1)
+    assert RECORDS["corner"].span == (0.1, 1.0)
+    assert "corner.py (sha256 " in call("list", "objectives", "--plugin", file)[1]
+    # The sampler: those clips that follow it are hidden from the corner on, the others are not moved by it.
+    grid, config = TokenGrid(2, 6, 6, patch=4, tubelet=2), MaskConfig(blocks=(BlockSpec(count=1, area=0.25),))
+    sampler = MaskSampler(grid, config, origin_policies={"corner": RECORDS["corner"].factory(anywhere=0.0)})
+    mask = sampler.sample(8, torch.Generator().manual_seed(0))[0]
+    assert not grid.visible(mask.visible)[:, :, 0, 0].any()
+    none = sampler.sample(8, torch.Generator().manual_seed(0), shares={"corner": 0.0})[0]
+    assert grid.visible(none.visible)[:, :, 0, 0].any()
+    # A trial of it: resolved, audited as one that changes masks, trained.
+    base = make_trial()
+    variant = {"objectives": {"corner": {"weight": 0.5, "params": {"anywhere": 0.2}}}}
+    content = {**base.model_dump(exclude={"plugins"}), "variant": variant, "variant_name": "cornered"}
+    settings = parse(TrialSettings, content, "a trial")
+    assert settings.plugins == (plugin,)
+    mix = resolve(settings)
+    assert (dict(mix.shares), mix.reads_motion) == ({"corner": 0.5}, False)
+    found = audit(settings, paths)
+    assert [(one.name, one.kind, one.verdict) for one in found.objectives] == [("corner", "mask", "reaches")]
+    assert not found.dead
+    with pytest.raises(SettingsError, match="its weight is a share of clips, at most 1"):
+        trial(corner=1.5)
+    with pytest.raises(SettingsError, match="anywhere is 2; expected a share below 1"):
+        resolve(trial(corner={"weight": 1.0, "params": {"anywhere": 2}}))
+
+
 # --- an encoder
 
 
@@ -325,7 +392,7 @@ def test_a_file_that_cannot_be_used_is_a_sentence(text: str, sentence: str, tmp_
     [
         ({"name": "delta"}, "delta is an objective that ships"),
         ({"name": "Slow Drift"}, "'Slow Drift'; expected small letters"),
-        ({"kind": "mask"}, "only objectives of kind 'loss'"),
+        ({"kind": "loss or mask"}, "expected 'loss' or 'mask'"),
         ({"needs": ("teachr",)}, "needs 'teachr'; nearest is 'teacher'"),
         ({"moves": ()}, "moves nothing"),
         ({"published_weight": 0.0}, "has the weight 0.0"),
