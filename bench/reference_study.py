@@ -108,22 +108,28 @@ def account(records: Mapping[str, StudyRecord]) -> str:
     return markdown(["reference", "definition", "trials", "CPU hours", "test part opened"], rows)
 
 
+def whole(record: StudyRecord) -> bool:
+    """Whether every planned trial of an ablation is finished: what rests on others is not said."""
+    return len(record.finished) == planned_trials(record.name)
+
+
+def planned_trials(name: str) -> int:
+    """How many trials a shipped ablation has, its controls among them."""
+    planned = load_ablation(name, {})
+    return len(planned.controls()) + len(planned.members())
+
+
 def state(records: Mapping[str, StudyRecord]) -> str:
     """How much of what was planned is there."""
-    parts = []
+    found: dict[str, list[str]] = {"Finished": [], "Under way": [], "Not begun": []}
     for name in PLANNED:
-        planned = load_ablation(name, {})
-        trials = len(planned.controls()) + len(planned.members())
+        trials = planned_trials(name)
         done = sum(len(record.finished) for record in records.values() if record.name == name)
-        parts.append((done, f"{done} of the {trials} trials of `{name}`", done == trials))
+        of = f"{done} of {trials} trials" if 0 < done < trials else f"{trials} trials"
+        found["Finished" if done == trials else "Under way" if done else "Not begun"].append(f"`{name}` ({of})")
     search = any(record.name == SEARCHED for record in records.values())
-    parts.append((search, f"the search `{SEARCHED}` and its confirmation", search))
-    if all(whole for *_, whole in parts):
-        return "It is whole: every planned trial is finished."
-    begun = ", ".join(said for done, said, _ in parts if done)
-    rest = ", ".join(said for done, said, _ in parts if not done)
-    waits = f" Not begun: {rest}." if rest else ""
-    return f"**It is under way**: finished are {begun}. Every number below will move.{waits}"
+    found["Finished" if search else "Not begun"].append(f"the search `{SEARCHED}` and its confirmation")
+    return " ".join(f"**{what}**: {', '.join(parts)}." for what, parts in found.items() if parts)
 
 
 def effects(record: StudyRecord) -> str:
@@ -180,18 +186,18 @@ def verdict(record: StudyRecord) -> str:
 def tables(home: Path) -> Iterator[tuple[str, str]]:
     """Every table that the bundles there are give, by name."""
     records = {name: open_bundle(name, home) for name in references()}
-    ablations = {name: records[name] for name in ABLATIONS if name in records}
+    ablations = {name: records[name] for name in ABLATIONS if name in records and whole(records[name])}
     yield "state", state(records)
     yield "account", account(records)
     yield "controls", controls(ablations)
     for name, record in ablations.items():
         yield f"results {name}", results(record)
         yield f"verdict {name}", verdict(record)
-    if MIXED in records:
+    if MIXED in ablations:
         yield SHORT, results(records[MIXED], short=True)
         yield "effects", effects(records[MIXED])
         yield "claims", claims([record for name, record in ablations.items() if name != SYNTHETIC])
-    if MIXED in records and SYNTHETIC in records:
+    if MIXED in ablations and SYNTHETIC in ablations:
         yield "transfer", transfer(records[MIXED], records[SYNTHETIC])
     if SEARCH in records:
         yield "verdict search", verdict(records[SEARCH])
