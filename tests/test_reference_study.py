@@ -12,11 +12,12 @@ from types import ModuleType
 import pytest
 
 from equipoise.platform.record.bundle import Bundle
+from equipoise.platform.report.front import conclude_study
 from equipoise.platform.settings.base import parse
 from equipoise.platform.settings.files import shipped
 from equipoise.platform.settings.study import StudyBase, load_ablation, load_sweep
 from equipoise.platform.settings.trial import TrialSettings
-from equipoise.platform.study.bundling import references
+from equipoise.platform.study.bundling import open_bundle, references
 from equipoise.platform.study.resume import MAY_CHANGE
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,15 @@ def test_a_reference_is_what_was_planned(name: str) -> None:
         ]
         assert planned == [parse(TrialSettings, json.loads(settings), "a bundle") for _, settings in trials]
     assert not [run for run in kept.runs if "/" in run.data.tags.get("mlflow.source.name", "")], "no machine's path"
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_reference_that_is_not_whole_says_so(name: str, tmp_path: Path) -> None:
+    kept = Bundle.read(REFERENCES[name])
+    ended = sum(row.status in ("finished", "stopped", "failed") for row in kept.rows)
+    notes = conclude_study(open_bundle(name, tmp_path), tmp_path / "front.png").notes
+    said = f"{ended} of {len(kept.rows)} trials have ended"
+    assert any(note.startswith(said) for note in notes) == (ended < len(kept.rows))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.platform.analysis.spending import Spending, spending
-from equipoise.platform.errors import StorageError
+from equipoise.platform.errors import StorageError, StudyError
+from equipoise.platform.record.bundle import Shelf
+from equipoise.platform.record.ledger import OPEN, TrialRow
 from equipoise.platform.record.openings import openings_of
 from equipoise.platform.record.reading import StudyRecord
 from equipoise.platform.record.registry import CANDIDATE, MODEL_FOLDER, register
@@ -90,7 +93,24 @@ def conclude_study(
     found = _against_cost(found, spending(record.trials, record.definition, found.selection), title)
     # A study that is read from a bundle keeps nothing.
     notes = _keep(record, found) if keep and record.home.bundle is None else []
+    notes += _under_way(record)
     return replace(found, weights=record.weights, notes=tuple(notes), openings=opened(record))
+
+
+def _under_way(record: StudyRecord) -> list[str]:
+    """That trials of a study have not ended, from its book where that is at hand."""
+    home, name, rows = record.home, record.name, list[TrialRow]()
+    if isinstance(home, Shelf):
+        rows = [row for one in home.bundles if one.study == name for row in one.rows]
+    elif home.has_book(name):
+        with contextlib.suppress(StudyError), home.book(name) as book:
+            rows = book.rows()
+    else:
+        return []
+    ended = [row for row in rows if row.status not in OPEN]
+    if len(ended) == len(rows):
+        return []
+    return [f"{len(ended)} of {len(rows)} trials have ended; what rests on the others is not in the table yet."]
 
 
 def opened(record: StudyRecord) -> tuple[str, ...]:
