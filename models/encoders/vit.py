@@ -52,17 +52,7 @@ class VideoEncoder(Encoder):
         rescale_residuals(self.blocks)
 
     def forward(self, patches: Tensor, kind: Kind, index: Tensor | None = None, last_only: bool = False) -> Tensor:
-        """Encode the tokens at ``index`` (all of them where it is None).
-
-        Args:
-            patches: ``[B, N, P]`` from :meth:`patches`.
-            kind: which patch embedding to use.
-            index: int64 ``[B, K]`` visible tokens.
-            last_only: return the deepest level alone: what frozen evaluation reads.
-
-        Returns:
-            ``[B, K, levels * width]``, or ``[B, K, width]`` with ``last_only``; every level through its own LayerNorm.
-        """
+        """Encode the tokens at ``index``, every level through its own LayerNorm; see :class:`Encoder`."""
         if index is None:
             rope = self.rope[: patches.shape[1]]
         else:
