@@ -263,6 +263,10 @@ def _model(params: Mapping[str, Any], example: str) -> str:
     return str(params["model"])
 
 
+# What a network of others has no use for; asking for it is refused as a wrong size is.
+_NO_ROTATION = {"rope_frequencies": "paired", "rope_side": None}
+
+
 @cache
 def _timm_sizes(model: str) -> Mapping[str, Any]:
     with torch.device("meta"):
@@ -274,6 +278,7 @@ def _timm_sizes(model: str) -> Mapping[str, Any]:
         "heads": block.attn.num_heads,
         "mlp_ratio": block.mlp.fc1.out_features / vit.embed_dim,
         "patch": vit.patch_embed.patch_size[0],
+        **_NO_ROTATION,
     }
 
 
@@ -288,6 +293,8 @@ def _torchvision_sizes(model: str) -> Mapping[str, Any]:
         "heads": layers[0].num_heads,
         "mlp_ratio": vit.mlp_dim / vit.hidden_dim,
         "patch": vit.patch_size,
+        "drop_path": 0.0,
+        **_NO_ROTATION,
     }
 
 

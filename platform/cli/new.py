@@ -26,13 +26,7 @@ def new_objective(name: str, into: Path) -> None:
 
     NAME is how settings call it: small letters, digits and _.
     """
-    source, test = _written("objective", name, into)
-    say(
-        f"Written:      {source} and {test}\n"
-        f"Try it:       python -m pytest {test}\n"
-        f"See it:       equipoise list objectives --plugin {source}\n"
-        f"In a study:   plugins: [{source.name}] in its YAML file, then {name} among its objectives"
-    )
+    _write("objective", name, into, f"then {name} among its objectives")
 
 
 @new.command("encoder")
@@ -43,17 +37,11 @@ def new_encoder(name: str, into: Path) -> None:
 
     NAME is how settings call it: small letters, digits and _.
     """
-    source, test = _written("encoder", name, into)
-    say(
-        f"Written:      {source} and {test}\n"
-        f"Try it:       python -m pytest {test}\n"
-        f"See it:       equipoise list encoders --plugin {source}\n"
-        f"In a study:   plugins: [{source.name}] in its YAML file, model.encoder.name: {name} in its preset"
-    )
+    _write("encoder", name, into, f"model.encoder.name: {name} in its preset")
 
 
-def _written(kind: str, name: str, into: Path) -> tuple[Path, Path]:
-    """Write a skeleton and its test, and return both."""
+def _write(kind: str, name: str, into: Path, used: str) -> None:
+    """Write a skeleton and its test, and say what to do with them; ``used`` is how a study does."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
         raise click.BadParameter(f"{name!r} given; expected small letters, digits and _, a letter first")
     words = name.split("_")
@@ -67,4 +55,9 @@ def _written(kind: str, name: str, into: Path) -> tuple[Path, Path]:
     for file, template in files.items():
         file.write_text(string.Template((folder / f"{template}.py.txt").read_text()).substitute(named))
     source, test = files
-    return source, test
+    say(
+        f"Written:      {source} and {test}\n"
+        f"Try it:       python -m pytest {test}\n"
+        f"See it:       equipoise list {kind}s --plugin {source}\n"
+        f"In a study:   plugins: [{source.name}] in its YAML file, {used}"
+    )

@@ -120,11 +120,13 @@ def probe(
     if rows is not None:
         train = train.unflatten(0, (-1, views))[rows].flatten(0, 1) if views > 1 else train[rows]
         train_labels = train_labels[rows]
+    train_labels = train_labels.repeat_interleave(views)  # a view is fitted as an item
     if setting.kind == "knn":
         records = [{"neighbours": float(k)} for k in setting.neighbours]
-        items = train_labels.repeat_interleave(views)
         found, predicted = (
-            None if of is None else nearest_neighbours(train, items, of, classes, setting.neighbours, views=views)
+            None
+            if of is None
+            else nearest_neighbours(train, train_labels, of, classes, setting.neighbours, views=views)
             for of in (select, test)
         )
     elif setting.kind in PROBES:
@@ -171,7 +173,7 @@ def _own(
     grid = [dict(zip(setting.params, values, strict=True)) for values in itertools.product(*setting.params.values())]
     found: dict[str, list[Tensor]] = {"select": [], "test": []}
     for params in grid:
-        score = record.fit(train, labels.repeat_interleave(views), classes, generator(seed, "probe.own"), **params)
+        score = record.fit(train, labels, classes, generator(seed, "probe.own"), **params)
         for part, of in (("select", select), ("test", test)):
             if of is not None:
                 scores = torch.cat([score(x) for x in of.split(512 * views)])
@@ -206,7 +208,7 @@ def _bank(
     fit_bank(
         bank,
         (train - mean) / std,
-        labels.repeat_interleave(setting.views) if setting.views > 1 else labels,
+        labels,
         rates=[rate for rate, _ in grid],
         decays=[decay for _, decay in grid],
         epochs=setting.epochs,

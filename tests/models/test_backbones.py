@@ -104,6 +104,19 @@ def test_sizes_are_the_networks_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "model", "change"),
+    [
+        ("timm", "vit_tiny_patch16_224", {"rope_side": 16}),
+        ("timm", "vit_tiny_patch16_224", {"rope_frequencies": "tiled"}),
+        ("torchvision", "vit_b_32", {"drop_path": 0.1}),
+    ],
+)
+def test_what_cannot_take_effect_is_refused(name: str, model: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"encoder {next(iter(change))} is "):
+        EncoderConfig(name=name, params={"model": model}, **change)
+
+
+@pytest.mark.parametrize(
     ("name", "params", "sentence"),
     [
         ("timm", {"model": "resnet18"}, "timm's resnet18 cannot hide tokens"),

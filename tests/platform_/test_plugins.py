@@ -58,6 +58,23 @@ def trial(**objectives: Any) -> TrialSettings:
     return parse(TrialSettings, content, "a trial")
 
 
+def built_elsewhere(kept: Path, shown: str) -> list[str]:
+    """Key of a trial whose settings lie in a file, and an expression of its ``model``, as another process has them."""
+    code = (
+        "import json, sys\n"
+        "from equipoise.platform.settings.base import parse\n"
+        "from equipoise.platform.settings.mix import resolve\n"
+        "from equipoise.platform.settings.trial import TrialSettings\n"
+        "from equipoise.platform.trial.encoders import build_model\n"
+        "settings = parse(TrialSettings, json.loads(open(sys.argv[1]).read()), 'kept')\n"
+        "model = build_model(settings, resolve(settings))\n"
+        f"print(settings.key, {shown})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(kept)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 # --- the skeleton
 
 
@@ -132,20 +149,9 @@ def test_settings_alone_are_enough_in_another_process(file: Path, tmp_path: Path
     kept = tmp_path / "settings.json"
     kept.write_text(trial(**{NAME: {"weight": 0.1, "params": {"exponent": 1.0}}}).model_dump_json())
     file.unlink()
-    code = (
-        "import json, sys\n"
-        "from equipoise.platform.settings.base import parse\n"
-        "from equipoise.platform.settings.mix import resolve\n"
-        "from equipoise.platform.settings.trial import TrialSettings\n"
-        "from equipoise.platform.trial.encoders import build_model\n"
-        "settings = parse(TrialSettings, json.loads(open(sys.argv[1]).read()), 'kept')\n"
-        "model = build_model(settings, resolve(settings))\n"
-        "print(settings.key, model.objectives['slow_drift'].exponent)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(kept)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said = built_elsewhere(kept, "model.objectives['slow_drift'].exponent")
     found = parse(TrialSettings, json.loads(kept.read_text()), "kept")
-    assert done.stdout.split() == [found.key, "1.0"]
+    assert said == [found.key, "1.0"]
 
 
 def test_a_study_names_it_beside_its_own_file_or_on_the_command_line(file: Path, tmp_path: Path) -> None:
@@ -294,18 +300,8 @@ def test_an_encoder_of_ones_own_is_what_a_trial_builds_wherever_it_runs(call: Ca
     kept = tmp_path / "settings.json"
     kept.write_text(own.model_dump_json())
     (tmp_path / "mixer.py").unlink()
-    code = (
-        "import json, sys\n"
-        "from equipoise.platform.settings.base import parse\n"
-        "from equipoise.platform.settings.mix import resolve\n"
-        "from equipoise.platform.settings.trial import TrialSettings\n"
-        "from equipoise.platform.trial.encoders import build_model\n"
-        "settings = parse(TrialSettings, json.loads(open(sys.argv[1]).read()), 'kept')\n"
-        "print(settings.key, type(build_model(settings, resolve(settings)).target_encoder).__name__)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(kept)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [own.key, "Mixer"]
+    said = built_elsewhere(kept, "type(model.target_encoder).__name__")
+    assert said == [own.key, "Mixer"]
 
 
 def test_an_encoder_that_cannot_be_is_refused_with_the_settings(tmp_path: Path) -> None:
