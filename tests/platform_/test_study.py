@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from equipoise.platform.record.tracking import Tracker
 from equipoise.platform.report.export.writer import export
 from equipoise.platform.report.front import conclude_study
 from equipoise.platform.settings.study import AblationDefinition, SweepDefinition
+from equipoise.platform.settings.trial import load_regime
 from equipoise.platform.study import run as study
 from equipoise.platform.study.bundling import bundle, unbundle
 from equipoise.platform.study.run import RunOptions
@@ -251,8 +253,12 @@ name = "acme-objectives"
 version = "1.2"
 [project.entry-points."equipoise.objectives"]
 acme = "acme_objectives:record"
+[project.entry-points."equipoise.encoders"]
+acme = "acme_mixer:record"
+[project.entry-points."equipoise.probes"]
+acme = "acme_centroids"
 [tool.setuptools]
-py-modules = ["acme_objectives"]
+py-modules = ["acme_objectives", "acme_mixer", "acme_centroids"]
 """,
     "acme_objectives.py": """
 from equipoise import Latents, Objective, ObjectiveRecord
@@ -268,14 +274,38 @@ class SlowDrift(Objective):
 
 record = ObjectiveRecord("slow_drift", "features drift slowly", 0.1, (), ("encoder",), "ACME", SlowDrift)
 """,
+    "acme_centroids.py": """
+import torch
+from equipoise import ProbeRecord, register_probe
+
+def fit(features, labels, classes, generator, power=1.0):
+    means = torch.stack([features[labels == c].mean(0) for c in range(classes)])
+    return lambda items: -torch.cdist(items, means) ** power
+
+register_probe(ProbeRecord("centroids", "distance to the mean of each class", fit))
+""",
 }
+
+
+def with_its_encoder_and_probe(tiny_data: Path, tmp_path: Path) -> dict[str, str]:
+    """A preset whose encoder, and a regime one of whose benchmarks' probe, come from the package."""
+    preset = yaml.safe_load((tiny_data / "tiny.yaml").read_text())
+    preset["model"]["encoder"]["name"] = "acme_mixer"
+    preset["probes"]["mine"] = {"kind": "centroids", "params": {"power": [0.5, 1.0]}}
+    regime = load_regime("miniature").model_dump(mode="json")
+    regime["benchmarks"]["mini_in"]["probe"] = "mine"
+    for name, content in (("preset", preset), ("regime", regime)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return {name: str(tmp_path / f"{name}.yaml") for name in ("preset", "regime")}
 
 
 @pytest.fixture
 def package(tmp_path: Path, own_objectives: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package of somebody else's with one objective, built as a wheel and installed beside Equipoise."""
+    """A package of somebody else's with an objective, an encoder and a probe, built as a wheel and installed."""
     source, site = tmp_path / "package", tmp_path / "site"
     source.mkdir()
+    skeleton = [sys.executable, "-m", "equipoise", "new", "encoder", "acme_mixer", "--into", str(source)]
+    subprocess.run(skeleton, check=True, capture_output=True)
     for name, content in PACKAGE.items():
         (source / name).write_text(content)
     words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
@@ -291,7 +321,8 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
     file = tmp_path / "space.yaml"
     slow = ["optimisation.steps=100", "log_every=5", "checkpoint_every=5", "optimisation.batch=16"]
     content = space(tiny_data, name="stopped", set=slow, trials=2, control_seeds=[0], start=["hw"])
-    # An objective of an installed package is searched, audited, resumed, moved and reported as those that ship.
+    content.update(with_its_encoder_and_probe(tiny_data, tmp_path))
+    # What an installed package brings is searched, audited, scored, resumed, moved and reported as what ships.
     content["objectives"] = {"hard_region": SPACE["objectives"]["hard_region"], package: {"low": 0.05, "high": 0.2}}
     content["objectives"][package]["off_probability"] = 0.05
     file.write_text(yaml.safe_dump(content))
@@ -354,10 +385,17 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
     with home.book("stopped") as here:
         (searched,) = (row for row in here.rows() if row.key == "t0004")
     assert searched.asked.variant.objectives[package].weight > 0
-    assert [str(plugin).rpartition(" (")[0] for plugin in searched.asked.plugins] == ["acme-objectives 1.2"]
+    assert {str(plugin).rpartition(" (")[0] for plugin in searched.asked.plugins} == {"acme-objectives 1.2"}
+    assert {plugin.sha256 for plugin in searched.asked.plugins} == {
+        hashlib.sha256((tmp_path / "package" / f"acme_{part}.py").read_bytes()).hexdigest()
+        for part in ("objectives", "mixer", "centroids")
+    }
+    kept = checkpoints.load((searched.result or {})["checkpoint"])
+    assert type(frozen_encoder(kept)).__name__ == "AcmeMixer"
+    assert searched.asked.protocol("mini_in").startswith("mine ")
     record = StudyRecord.open(home, "stopped")
-    (kept,) = (file for file in record.tracker.files(record.run_id, "audit") if file.endswith(".json"))
-    audited = record.artifact(kept, "audit")["objectives"]
+    (file_of_audit,) = (f for f in record.tracker.files(record.run_id, "audit") if f.endswith(".json"))
+    audited = record.artifact(file_of_audit, "audit")["objectives"]
     assert {one["name"]: one["verdict"] for one in audited} == {"hard_region": "reaches", package: "reaches"}
     page = [sys.executable, "-m", "equipoise", "report", "stopped", "--home", str(home.root)]
     subprocess.run(page, env=env, check=True, capture_output=True)
