@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from timm.utils import ModelEmaV3
@@ -18,8 +18,9 @@ from equipoise.models.encoders import Encoder, EncoderConfig, Kind, create_encod
 from equipoise.models.errors import ModelError
 from equipoise.models.geometry import TokenGrid
 from equipoise.models.masking import Mask, MaskConfig
-from equipoise.models.objectives import Latents, create
+from equipoise.models.objectives import Latents, Objective, create
 from equipoise.models.predictor import Predictor, PredictorConfig
+from equipoise.models.workers import Workers, total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,8 @@ class ClipGroup:
         masks: one per mask policy, all rows cut to the same length; on the CPU, where they are drawn, so that the step
             knows which tokens qualify without waiting for the device.
         still: bool ``[B]`` on the CPU, clips to leave out of every temporal term; None leaves none out.
-        counts: False for a stand-in: it goes through the model and counts nothing in the loss. Sharded workers have to
-            make the same passes, also where one has no clip of a kind.
+        counts: False for a stand-in: it goes through the model and counts nothing in the loss. Workers that share a
+            batch have to make the same passes, also where one has no clip of a kind.
     """
 
     clip: Tensor
@@ -124,6 +125,10 @@ class ClipGroup:
         return len(self.clip) if self.counts else 0
 
 
+Part = tuple[Tensor | None, int | None]
+"""Value of a part of the loss for one mask of a worker's clips, None where it has no element; and how many elements."""
+
+
 @dataclass
 class StepOutput:
     """Result of one forward.
@@ -131,7 +136,7 @@ class StepOutput:
     Attributes:
         loss: what to minimise.
         weighted: each live part of ``loss`` after its weight, by name (``jepa``, ``context``, objectives).
-        values: each part before its weight, detached.
+        values: each part before its weight, detached; not a number where several workers lack it together.
         student: the encoder outputs every part's gradient passes through.
         target: ``[B, N, D]`` targets of the largest group, detached.
     """
@@ -160,6 +165,7 @@ class VideoJEPA(nn.Module):
         self.predictor = Predictor(config.predictor, channels, grid, len(config.masks.blocks))
         self.objectives = nn.ModuleDict({t.name: create(t.name, channels=channels, **t.params) for t in terms})
         self.detached = frozenset(t.name for t in terms if t.detached)
+        self.workers: Workers | None = None  # that share the batches; set by who starts them
         # The copy is made after initialisation, so that both start equal.
         self.target = ModelEmaV3(self.encoder, decay=config.teacher.momentum, exclude_buffers=True)
         self.target.requires_grad_(False)
@@ -196,7 +202,8 @@ class VideoJEPA(nn.Module):
         """Loss of one step.
 
         A part is averaged over masks, then over groups by their number of clips; where it has no qualifying element it
-        is left out of both averages, and left out of the result if that leaves nothing.
+        is left out of both averages, and left out of the result if that leaves nothing. Workers that share a batch all
+        compute the loss of the whole batch.
 
         Args:
             groups: clips by kind.
@@ -215,29 +222,29 @@ class VideoJEPA(nn.Module):
                 f"no such objective in this mix: {unknown}" if unknown else "a step needs at least one clip"
             )
         active = [name for name in self.objectives if weights.get(name, 0.0) != 0.0]
-        collected: dict[str, list[tuple[int, Tensor]]] = {}
+        parts: list[dict[str, list[Part]]] = []
         student: list[Tensor] = []
         targets: list[Tensor] = []
         for group in groups:
-            parts, z, h = self._group(group, active, context_weight)
+            found, z, h = self._group(group, active, context_weight)
             student += z
             targets.append(h)
-            for name, value in parts.items():
-                collected.setdefault(name, []).append((group.weight, value))
-        values = {k: _weighted_mean(vs) for k, vs in collected.items() if any(n for n, _ in vs)}
+            parts.append(found)
+        clips = [group.weight for group in groups]
+        values = _alone(clips, parts) if self.workers is None else values_together(clips, parts, self.workers)
         scale = {"jepa": 1.0, "context": context_weight, **weights}
-        weighted = {k: scale[k] * v for k, v in values.items()}
+        weighted = {k: scale[k] * v for k, (v, _) in values.items()}
         loss = torch.stack(list(weighted.values())).sum()
         largest = max(targets, key=len).detach()
-        return StepOutput(loss, weighted, {k: v.detach() for k, v in values.items()}, student, largest)
+        return StepOutput(loss, weighted, {k: told for k, (_, told) in values.items()}, student, largest)
 
     def _group(
         self, group: ClipGroup, active: Sequence[str], context_weight: float
-    ) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
+    ) -> tuple[dict[str, list[Part]], list[Tensor], Tensor]:
         patches, kind = self.encoder.patches(group.clip)
         grid = self.config.grid(kind)
         h = self.targets(patches, kind)
-        parts: dict[str, list[Tensor]] = {}
+        parts: dict[str, list[Part]] = {}
         student: list[Tensor] = []
         for policy, drawn in enumerate(group.masks):
             mask = drawn.to(patches.device, non_blocking=True)
@@ -245,37 +252,84 @@ class VideoJEPA(nn.Module):
             predicted, context = self.predictor(z, mask.visible, mask.masked, policy)
             student.append(z)
             h_masked = h.gather(1, mask.masked.unsqueeze(-1).expand(-1, -1, h.shape[-1]))
-            parts.setdefault("jepa", []).append(losses.prediction_loss(predicted, h_masked))
+            parts.setdefault("jepa", []).append((losses.prediction_loss(predicted, h_masked), group.weight))
             if context_weight:
                 value = losses.context_loss(context, h.unflatten(1, grid.shape), mask.visible, mask.masked, grid)
-                parts.setdefault("context", []).append(value)
+                parts.setdefault("context", []).append((value, group.weight))
             latents = self._latents(group, grid, mask, drawn, z, h, predicted)
             for name in active:
+                objective = cast("Objective", self.objectives[name])
                 with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.detached):
-                    term = self.objectives[name](latents)
-                if term is not None:
-                    parts.setdefault(name, []).append(term)
-        return {k: torch.stack(v).mean() for k, v in parts.items()}, student, h
+                    term = objective(latents)
+                elements = 0 if term is None or self.workers is None else objective.elements(latents)
+                parts.setdefault(name, []).append((term, elements))
+        return parts, student, h
 
-    @staticmethod
     def _latents(
-        group: ClipGroup, grid: TokenGrid, mask: Mask, drawn: Mask, z: Tensor, h: Tensor, predicted: Tensor
+        self, group: ClipGroup, grid: TokenGrid, mask: Mask, drawn: Mask, z: Tensor, h: Tensor, predicted: Tensor
     ) -> Latents:
+        # Of a stand-in no token is visible or masked, and nothing moves.
+        visible, masked = (x if group.counts else x[:, :0] for x in (mask.visible, mask.masked))
         return Latents(
             student=grid.scatter(z, mask.visible),
-            visible=grid.visible(mask.visible),
+            visible=grid.visible(visible),
             target=h.unflatten(1, grid.shape),
-            predicted=predicted,
-            masked=mask.masked,
+            predicted=predicted[:, : masked.shape[1]],
+            masked=masked,
             clip=group.clip,
             patch=grid.patch,
             tubelet=grid.tubelet,
-            still=group.still,
-            visible_host=grid.visible(drawn.visible.cpu()),
+            still=group.still if group.counts else torch.ones(len(group.clip), dtype=torch.bool),
+            visible_host=grid.visible(drawn.visible.cpu()[:, : visible.shape[1]]),
+            workers=self.workers,
         )
 
 
-def _weighted_mean(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Mean of (count, scalar) pairs by count."""
-    total = sum(n for n, _ in parts)
-    return torch.stack([v * (n / total) for n, v in parts]).sum()
+def _alone(clips: Sequence[int], groups: Sequence[Mapping[str, Sequence[Part]]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Every part that there is, its mean over masks, then over groups by their clips: to differentiate, and to tell."""
+    there: dict[str, list[tuple[int, Tensor]]] = {}
+    for n, parts in zip(clips, groups, strict=True):
+        for name, of_masks in parts.items():
+            values = [value for value, _ in of_masks if value is not None]
+            if values and n:
+                there.setdefault(name, []).append((n, torch.stack(values).mean()))
+    found = {}
+    for name, of_groups in there.items():
+        count = sum(n for n, _ in of_groups)
+        value = torch.stack([v * (n / count) for n, v in of_groups]).sum()
+        found[name] = value, value.detach()
+    return found
+
+
+def values_together(
+    clips: Sequence[int], groups: Sequence[Mapping[str, Sequence[Part]]], workers: Workers
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """As :func:`_alone` of the clips of all workers, in one sum over them; a part that none has is 0, told as nan.
+
+    Nothing of it is read on the host, which would have to wait for the device.
+    """
+    sums, counts = [], []
+    for parts in groups:
+        for value, elements in (part for of_masks in parts.values() for part in of_masks):
+            share = 1 / workers.world if elements is None else float(elements)
+            sums.append(torch.zeros(()) if value is None else value.float() * share)
+            counts.append(share)
+    device = next(s.device for s in sums if s.requires_grad)
+    added = total(torch.stack([s.to(device) for s in sums]), workers)
+    host = torch.tensor([*counts, *map(float, clips)])
+    both = workers.sum((host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True))
+    number, of_group = both.split([len(counts), len(clips)])
+    mean, there = iter(added / number.clamp_min(1e-9)), iter((number > 0).float())
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for n, parts in zip(of_group, groups, strict=True):
+        for name, of_masks in parts.items():
+            values = torch.stack([next(mean) for _ in of_masks])
+            has = torch.stack([next(there) for _ in of_masks])
+            value = (values * has).sum() / has.sum().clamp_min(1)
+            found.setdefault(name, []).append((n * has.max(), value))
+    result = {}
+    for name, of_groups in found.items():
+        count = torch.stack([n for n, _ in of_groups]).sum()
+        value = torch.stack([n * v for n, v in of_groups]).sum() / count.clamp_min(1)
+        result[name] = value, torch.where(count > 0, value.detach(), torch.nan)
+    return result

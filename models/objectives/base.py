@@ -13,7 +13,15 @@ from equipoise.models.objectives.latents import Latents
 
 
 class Objective(nn.Module):
-    """One auxiliary loss: a ``Latents`` in, a scalar out, or None where no element qualifies."""
+    """One auxiliary loss: a ``Latents`` in, a scalar out, or None where no element qualifies.
+
+    Where several workers share a batch, a mean over it is made of the means of each worker's clips, by how many
+    ``elements`` each has. What is no mean adds up over the workers by itself (``Latents.total``), and says so.
+    """
+
+    def elements(self, latents: Latents) -> int | None:
+        """How many elements the mean runs over: the pairs P. None: the value is of the whole batch already."""
+        return len(latents.pairs)
 
     def forward(self, latents: Latents) -> Tensor | None:
         """Value of the term for one mask."""
@@ -54,3 +62,13 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 def hard_weights(error: Tensor, tau: float) -> Tensor:
     """``n * softmax(error / tau)`` over the last axis, which has n entries; no gradient. Their mean is 1."""
     return error.shape[-1] * torch.softmax(error.detach() / tau, dim=-1)
+
+
+def hard_weights_of_batch(error: Tensor, tau: float, latents: Latents) -> Tensor:
+    """``hard_weights`` of errors ``[n]`` among those of the whole batch; every worker has to call it, also with n 0."""
+    if latents.workers is None:
+        return hard_weights(error, tau)
+    x = error.detach() / tau
+    top = latents.largest(torch.cat([x, x.new_full((1,), -torch.inf)]).max())
+    share = (x - top).exp()
+    return latents.count(x) * share / latents.total(share.sum())

@@ -8,6 +8,7 @@ from torch import Tensor
 from equipoise.models.objectives.base import Objective
 from equipoise.models.objectives.latents import Latents
 from equipoise.models.objectives.split import ChannelSplit
+from equipoise.models.workers import Workers, total
 
 
 class StaticAppearance(Objective):
@@ -31,15 +32,24 @@ class CrossCovariance(Objective):
         super().__init__()
         self.parts = ChannelSplit(channels, app_ratio, split, levels)
 
+    def elements(self, latents: Latents) -> None:
+        """A covariance of the whole batch is no mean of those of its parts."""
+
     def forward(self, latents: Latents) -> Tensor | None:
         """None with fewer than two visible tokens."""
         z = latents.tokens
-        if len(z) < 2:
+        if latents.lacks(z, 2):
             return None
-        return cross_covariance(self.parts.take_app(z), self.parts.take_dyn(z)).square().mean()
+        return cross_covariance(self.parts.take_app(z), self.parts.take_dyn(z), latents.workers).square().mean()
 
 
-def cross_covariance(a: Tensor, b: Tensor) -> Tensor:
-    """Covariance matrix (n - 1) ``[A, C]`` between ``a`` ``[n, A]`` and ``b`` ``[n, C]``, never in half precision."""
+def cross_covariance(a: Tensor, b: Tensor, workers: Workers | None = None) -> Tensor:
+    """Covariance matrix (n - 1) ``[A, C]`` between ``a`` ``[n, A]`` and ``b`` ``[n, C]``, never in half precision.
+
+    With ``workers`` that have rows each, of all their rows.
+    """
     with torch.autocast(a.device.type, enabled=False):
-        return (a - a.mean(0)).T @ (b - b.mean(0)) / (len(a) - 1)
+        n = total(a.new_full((), len(a)), workers)
+        # At the mean the covariance does not change with it, so that its gradient is 0 and need not be kept.
+        a, b = (x - total(x.detach().sum(0), workers) / n for x in (a, b))
+        return total(a.T @ b, workers) / (n - 1)

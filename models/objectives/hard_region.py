@@ -16,6 +16,10 @@ class HardRegion(Objective):
         super().__init__()
         self.tau = number("tau", tau, 0.0, low_open=True)
 
+    def elements(self, latents: Latents) -> int:
+        """Masked tokens."""
+        return latents.masked.numel()
+
     def forward(self, latents: Latents) -> Tensor | None:
         """None without a masked token."""
         if latents.masked.numel() == 0:

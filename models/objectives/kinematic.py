@@ -33,10 +33,19 @@ class Kinematic(Objective):
         self.penalty = penalty
         self.used = used
 
+    def elements(self, latents: Latents) -> int:
+        """Differences along time."""
+        return len(self._change(latents))
+
+    def _change(self, latents: Latents) -> Tensor:
+        order = self.order if latents.shape[1] >= 3 else 1
+        if self.on_target:
+            return _target_change(latents, order)
+        return latents.bend if order == 2 else latents.dz
+
     def forward(self, latents: Latents) -> Tensor | None:
         """None where no place qualifies."""
-        order = self.order if latents.shape[1] >= 3 else 1
-        change = _target_change(latents, order) if self.on_target else (latents.bend if order == 2 else latents.dz)
+        change = self._change(latents)
         return None if change.numel() == 0 else self.penalty(change[..., : self.used]).mean()
 
 

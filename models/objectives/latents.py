@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from equipoise.models.workers import Workers, total
+
 Out = TypeVar("Out")
 
 
@@ -50,6 +52,7 @@ class Latents:
         tubelet: frames of a token.
         still: bool ``[B]``, best on the CPU: clips to leave out of every temporal term. None leaves none out.
         visible_host: CPU copy of ``visible``, so that no objective waits for the device.
+        workers: those that share the batch, of which these are some clips; None: they are all of it.
     """
 
     student: Tensor
@@ -62,6 +65,29 @@ class Latents:
     tubelet: int = 2
     still: Tensor | None = None
     visible_host: Tensor | None = None
+    workers: Workers | None = None
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum of ``x`` over the workers that share the batch, with gradient; all of them have to call it.
+
+        What enters another total has to be detached (:func:`equipoise.models.workers.total`).
+        """
+        return total(x, self.workers)
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Largest of each element of ``x`` over the workers, without gradient; all of them have to call it."""
+        return x.detach() if self.workers is None else self.workers.largest(x.detach().clone())
+
+    def count(self, rows: Tensor) -> Tensor:
+        """How many rows the workers have together, a scalar of their dtype; all of them have to call it."""
+        return self.total(rows.new_full((), len(rows)))
+
+    def lacks(self, rows: Tensor, least: int = 1) -> bool:
+        """Whether there are too few rows for a term of the whole batch.
+
+        A worker among several cannot say so: others may have them, and wait for this one's part of the sums.
+        """
+        return self.workers is None and len(rows) < least
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from equipoise.models.checks import choice, integer, number
-from equipoise.models.objectives.base import HeadObjective, Objective, hard_weights, mlp
+from equipoise.models.objectives.base import HeadObjective, Objective, hard_weights_of_batch, mlp
 from equipoise.models.objectives.latents import Latents, full
 from equipoise.models.objectives.split import ChannelSplit
 
@@ -52,12 +52,13 @@ class LatentDynamics(HeadObjective):
 
     def forward(self, latents: Latents) -> Tensor | None:
         """None without a pair."""
-        if not len(latents.pairs):
+        if latents.lacks(latents.pairs):
             return None
         z = self.parts.take_dyn(latents.z_now) if self.parts else latents.z_now
         read: Tensor = self.head(z)
         error = (read - latents.dh).abs().mean(-1)
-        return (hard_weights(error, self.tau) * error).mean() if self.hard else error.mean()
+        weighted = hard_weights_of_batch(error, self.tau, latents) * error if self.hard else error
+        return weighted.mean() if len(weighted) else None
 
 
 class TemporalContrast(Objective):
@@ -86,6 +87,10 @@ class Spectral(Objective):
     def __init__(self, channels: int, *, low: float = 0.1, high: float = 1.0) -> None:
         super().__init__()
         self.low, self.high = number("low", low, 0.0), number("high", high, 0.0)
+
+    def elements(self, latents: Latents) -> int:
+        """Places that are visible at every t."""
+        return len(latents.steps_index(latents.shape[1] - 1))
 
     def forward(self, latents: Latents) -> Tensor | None:
         """None with fewer than 4 time slots, or without a place that is always visible."""

@@ -137,9 +137,7 @@ class Batches:
         draw = generator(self.settings.seed, f"masks.{kind}", step)
         counts = clip is not None
         if clip is None:
-            if self.settings.resources.parallel != "fsdp":
-                return None
-            # Sharded workers meet at every block, so this one takes part with a clip that counts nothing.
+            # Workers meet at the sums over the batch, so this one takes part with a clip that counts nothing.
             model = self.mix.model
             frames = model.frames if kind == "video" else 1
             clip, mine = torch.zeros(1, 3, frames, model.size, model.size, device=self.device), torch.zeros(1).long()

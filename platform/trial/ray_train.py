@@ -191,8 +191,15 @@ class TrainReporter:
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over the workers, in place."""
+        return self._over_workers(tensor, torch.distributed.ReduceOp.SUM)
+
+    def largest(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Largest of each element over the workers, in place."""
+        return self._over_workers(tensor, torch.distributed.ReduceOp.MAX)
+
+    def _over_workers(self, tensor: torch.Tensor, how: torch.distributed.ReduceOp.RedOpType) -> torch.Tensor:
         if self.world > 1:
-            torch.distributed.all_reduce(tensor)
+            torch.distributed.all_reduce(tensor, how)
         return tensor
 
     def wrap(self, model: VideoJEPA) -> nn.Module:

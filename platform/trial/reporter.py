@@ -37,7 +37,10 @@ class Reporter(Protocol):
         """Whether this trial's machine was told to go; all workers ask at the same steps and hear the same."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum of a tensor over all workers, on each of them; the tensor is on ``device``."""
+        """Sum of a tensor over all workers, on each of them, in place; the tensor is on ``device``."""
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Largest of each element of a tensor over all workers, as :meth:`sum`."""
 
     @property
     def device(self) -> torch.device:
@@ -111,3 +114,5 @@ class LocalReporter:
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""
         return tensor
+
+    largest = sum

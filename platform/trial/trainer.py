@@ -68,6 +68,7 @@ class Trainer:
         self.o = preset.optimisation
         self.device = reporter.device
         self.model = build_model(settings, self.mix).to(self.device)
+        self.model.workers = reporter if reporter.world > 1 else None
         self.batches = Batches(settings, self.mix, paths, reporter)
         self.step = 0
         self.spent = 0.0  # seconds of training behind this step, also of the processes it was resumed from
@@ -181,7 +182,11 @@ class Trainer:
         parts = ("jepa", "context", *self.model.objectives)
         names = ["loss", "lr", "gradient_norm", "effective_rank", "target_std", *parts]
         names += [f"gradient_share.{part}" for part in parts]
-        there = torch.tensor([[float(metrics.get(k, 0.0)), float(k in metrics)] for k in names], dtype=torch.float64)
+        values = {k: float(v) for k, v in metrics.items()}
+        # A part is nan where no worker has it, the loss where training went wrong.
+        has = [k in values and (k == "loss" or not math.isnan(values[k])) for k in names]
+        there = torch.tensor([[values[k], 1.0] if h else [0.0, 0.0] for k, h in zip(names, has, strict=True)])
+        there = there.double()
         total, count = self.reporter.sum(there.to(self.device)).T.tolist()
         return {k: t / n for k, t, n in zip(names, total, count, strict=True) if n}
 

@@ -13,16 +13,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from equipoise.models.encoders import Encoder, EncoderConfig, create_encoder
 from equipoise.models.geometry import TokenGrid
+from equipoise.models.jepa import Part, values_together
 from equipoise.models.masking import MaskSampler
 from equipoise.models.objectives import Latents, Objective, ObjectiveRecord
+from equipoise.models.workers import Workers
 
+Out = TypeVar("Out")
 CHANNELS = 16
 GRID = TokenGrid(4, 4, 3, patch=2, tubelet=2)
 STILL = TokenGrid(1, 4, 3, patch=2, tubelet=1)
@@ -56,13 +62,67 @@ def random_latents(seed: int = 0, batch: int = 3, grid: TokenGrid = GRID, **chan
     return Latents(**{**values, **changes})
 
 
+class _Meeting:
+    """Two workers that are threads of this process; as each of them sees the other."""
+
+    world = 2
+
+    def __init__(self, rank: int, place: list[Tensor | None], barrier: threading.Barrier) -> None:
+        self.rank, self.place, self.barrier = rank, place, barrier
+
+    def _met(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        self.place[self.rank] = tensor.clone()
+        self.barrier.wait()
+        one, other = self.place
+        self.barrier.wait()
+        assert one is not None
+        assert other is not None
+        if one.shape != other.shape:  # they met at different sums
+            raise threading.BrokenBarrierError
+        return one, other
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        one, other = self._met(tensor)
+        return tensor.copy_(one + other)
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        one, other = self._met(tensor)
+        return tensor.copy_(torch.maximum(one, other))
+
+
+def two_workers(compute: Callable[[Workers, slice], Out], rows: tuple[slice, slice]) -> list[Out]:
+    """What two workers that share a batch compute, each of its rows; they meet wherever they add up.
+
+    Raises:
+        AssertionError: one waits for a sum to which the other adds nothing.
+    """
+    place: list[Tensor | None] = [None, None]
+    barrier = threading.Barrier(2, timeout=60)
+
+    def run(rank: int) -> Out:
+        try:
+            return compute(_Meeting(rank, place, barrier), rows[rank])
+        except threading.BrokenBarrierError:
+            raise AssertionError(
+                "a worker waits for a sum to which the other adds nothing: latents.lacks(), and no count of one "
+                "worker's rows, says whether a term that adds up over the workers is None"
+            ) from None
+        except Exception:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, range(2)))
+
+
 def check_objective(record: ObjectiveRecord, *, fixed: tuple[str, ...] = (), **params: Any) -> None:
     """Check that a loss keeps what training and the audit rely on, on small random latents.
 
     It is one finite number in single precision. Features of hidden tokens change nothing, and get no gradient. It reads
     what the record ``needs`` and nothing else, and its gradient reaches what the record ``moves``. It is None where
-    nothing is visible. Where it has no meaning in a single time slot, still clips take no part in it. A pass without
-    gradient leaves the next one its gradient, and under autocast its value is the same to 5 %.
+    nothing is visible. Where it has no meaning in a single time slot, still clips take no part in it. Workers that share
+    the batch get its value and its gradient. A pass without gradient leaves the next one its gradient, and under
+    autocast its value is the same to 5 %.
 
     Args:
         record: of the objective.
@@ -75,7 +135,14 @@ def check_objective(record: ObjectiveRecord, *, fixed: tuple[str, ...] = (), **p
     torch.manual_seed(7)
     objective: Objective = record.factory(CHANNELS, **params)
     objective.eval()
-    for promise in (_is_a_number, _leaves_hidden_tokens_out, _reads, _is_none_of_nothing, _leaves_still_clips_out):
+    for promise in (
+        _is_a_number,
+        _leaves_hidden_tokens_out,
+        _reads,
+        _is_none_of_nothing,
+        _leaves_still_clips_out,
+        _adds_up_over_workers,
+    ):
         promise(record, objective)
     _moves(record, objective, fixed)
     _keeps_the_gradient(record, objective)
@@ -157,6 +224,41 @@ def _leaves_still_clips_out(record: ObjectiveRecord, objective: Objective) -> No
     assert torch.allclose(one_out, without) == temporal, (
         f"{record.name} {'counts' if temporal else 'leaves out'} a clip that is marked as still"
     )
+
+
+def _adds_up_over_workers(record: ObjectiveRecord, objective: Objective) -> None:
+    for still in (None, torch.tensor([False, False, True])):  # the second worker may have nothing that counts
+        given = random_latents(still=still)
+        read = [x for x in (given.student, given.target, given.predicted) if x.requires_grad]
+        alone = _value(record, objective, given)
+        wanted = torch.autograd.grad(alone, read, allow_unused=True)
+
+        def of_worker(workers: Workers, rows: slice, given: Latents = given) -> tuple[Tensor, list[Tensor | None]]:
+            tensors = ("student", "visible", "target", "predicted", "masked", "clip", "still")
+            part: dict[str, Any] = {k: x if (x := getattr(given, k)) is None else x[rows] for k in tensors}
+            mine = dataclasses.replace(given, **part, workers=workers)
+            value = objective(mine)
+            parts: dict[str, list[Part]] = {
+                "there": [(given.student.sum() * 0, 1)],
+                record.name: [(value, 0 if value is None else objective.elements(mine))],
+            }
+            together, _ = values_together([rows.stop - rows.start], [parts], workers)[record.name]
+            inputs = [x for x in (given.student, given.target, given.predicted) if x.requires_grad]
+            return together, list(torch.autograd.grad(together, inputs, allow_unused=True))
+
+        both = two_workers(of_worker, (slice(0, 2), slice(2, 3)))
+        for value, _ in both:
+            assert torch.allclose(value, alone, rtol=1e-4, atol=1e-6), (
+                f"{record.name} is {value.item():.6g} where two workers share the batch, {alone.item():.6g} where one has "
+                "it: its mean runs over the pairs, or its elements() says over how many things it does; what is no mean "
+                "adds up by latents.total(), and its elements() is None"
+            )
+        for one, other, expected in zip(both[0][1], both[1][1], wanted, strict=True):
+            averaged = sum(g for g in (one, other) if g is not None) / 2
+            assert expected is None or torch.allclose(torch.as_tensor(averaged), expected, rtol=1e-3, atol=1e-6), (
+                f"{record.name} sends another gradient where two workers share the batch: where the value is of the "
+                "whole batch its elements() is None, and a total that enters another total is detached"
+            )
 
 
 def _moves(record: ObjectiveRecord, objective: Objective, fixed: tuple[str, ...]) -> None:

@@ -446,7 +446,7 @@ class Broken(Objective):
 
     def forward(self, latents: Latents) -> Tensor | None:
         z = latents.tokens
-        if not len(z):
+        if latents.lacks(z):
             return None if self.wrong != "empty" else latents.student.sum() * 0
         match self.wrong:
             case "hidden":
@@ -461,9 +461,22 @@ class Broken(Objective):
                 z = z - latents.target.mean()
             case "detached":
                 z = z.detach() + 0 * latents.predicted.sum().detach()
+            case "sum":
+                return latents.total(z.sum(0)).square().mean() / latents.count(z).square()
+            case "nested":
+                spread = z - latents.total(z.sum(0)) / latents.count(z)
+                return latents.total((spread**4).sum(0)).mean() / latents.count(z)
+            case "waits":
+                rows = latents.total(z.sum(0)) if len(latents.pairs) else z.sum(0)
+                return rows.square().mean()
             case "still":
                 return latents.dz.square().mean() + z.square().mean() if len(latents.pairs) else None
         return z.square().mean()
+
+    def elements(self, latents: Latents) -> int | None:
+        if self.wrong == "pairs":
+            return super().elements(latents)
+        return None if self.wrong in ("nested", "waits") else len(latents.tokens)
 
 
 @pytest.mark.parametrize(
@@ -478,6 +491,10 @@ class Broken(Objective):
         ("detached", "carries no gradient: it is detached"),
         ("head", "has a head of its own"),
         ("still", "still"),
+        ("pairs", r"where two workers share the batch.* its elements\(\) says over how many things"),
+        ("sum", r"sends another gradient where two workers share the batch: .* its elements\(\) is None"),
+        ("nested", "sends another gradient where two workers share the batch"),
+        ("waits", "waits for a sum to which the other adds nothing"),
     ],
 )
 def test_the_contract_names_the_promise_that_is_not_kept(wrong: str, sentence: str) -> None:

@@ -12,6 +12,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
+from equipoise.models.objectives import list_objectives
 from equipoise.platform.errors import StudyError
 from equipoise.platform.record.home import Home
 from equipoise.platform.settings.study import AblationDefinition
@@ -39,12 +40,19 @@ def three_nodes() -> Iterator[str]:
         cluster.shutdown()
 
 
+MIXED = {
+    "objectives": {record.name: record.published_weight / 10 for record in list_objectives() if record.kind == "loss"}
+}
+
+
 def train(home: Home, tiny_data: Path, address: str, name: str, variant: str, **resources: Any) -> Outcome:
     content = {
         "name": name,
         "regime": "miniature",
         "preset": str(tiny_data / "tiny.yaml"),
-        "variants": [variant],
+        "set": ["model.frames=8"],  # spectra need four time slots
+        "variants": [] if variant == "mixed" else [variant],
+        "custom": {"mixed": MIXED} if variant == "mixed" else {},
         "control_seeds": [],
         "refuse_controls": True,
         "resources": resources,
@@ -72,14 +80,14 @@ def weights(outcome: Outcome) -> dict[str, torch.Tensor]:
 
 
 def test_workers_change_neither_the_loss_curve_nor_the_result(home: Home, tiny_data: Path, three_nodes: str) -> None:
-    alone = train(home, tiny_data, three_nodes, "alone", "baseline")
+    alone = train(home, tiny_data, three_nodes, "alone", "mixed")
     shared = {
-        "two": train(home, tiny_data, three_nodes, "two", "baseline", workers=2, placement="STRICT_SPREAD"),
-        "four": train(home, tiny_data, three_nodes, "four", "baseline", workers=4, placement="SPREAD"),
-        "sharded": train(home, tiny_data, three_nodes, "sharded", "baseline", workers=2, parallel="fsdp"),
+        "two": train(home, tiny_data, three_nodes, "two", "mixed", workers=2, placement="STRICT_SPREAD"),
+        "four": train(home, tiny_data, three_nodes, "four", "mixed", workers=4, placement="SPREAD"),
+        "sharded": train(home, tiny_data, three_nodes, "sharded", "mixed", workers=2, parallel="fsdp"),
     }
     for name, outcome in shared.items():
-        for metric in ("loss", "jepa", "context"):
+        for metric in ("loss", "jepa", "context", *MIXED["objectives"]):
             wanted = curve(home, alone, metric)
             assert curve(home, outcome, metric) == pytest.approx(wanted, rel=2e-3), (name, metric)
         for key, value in weights(alone).items():
