@@ -11,10 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from equipoise.models.jepa import VideoJEPA
 from equipoise.models.objectives import list_objectives
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.sharding import shard, whole
 from equipoise.platform.trial.trainer import Trainer
 
 pytestmark = pytest.mark.slow
@@ -25,9 +27,12 @@ OTHERS = {"latent_dynamics": {"weighting": "hard", "tau": 0.05}, "kinematic_acce
 class Shared(LocalReporter):
     """One of several workers that meet over gloo."""
 
-    def __init__(self, folder: Path, rank: int, world: int) -> None:
+    def __init__(self, folder: Path, rank: int, world: int, sharded: bool = False) -> None:
         super().__init__(folder, device=torch.device("cpu"))
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.sharded = rank, world, sharded
+
+    def wrap(self, model: VideoJEPA) -> torch.nn.Module:
+        return shard(model, self.device, self.world) if self.sharded else model
 
     def sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -66,11 +71,25 @@ def parts_of(trials: list[TrialSettings], paths: Paths, folder: Path, rank: int 
     return found
 
 
+def steps_of(settings: TrialSettings, paths: Paths, folder: Path, rank: int = 0, world: int = 1) -> list[Any]:
+    """Losses of some steps, and the whole model after them."""
+    reporter = LocalReporter(folder, device=torch.device("cpu"))
+    trainer = Trainer(settings, paths, reporter if world == 1 else Shared(folder, rank, world, sharded=True))
+    stream = trainer.batches.open()
+    losses = [float(trainer.train_step(next(stream))["loss"]) for trainer.step in range(3)]
+    stream.close()
+    return [losses, whole(trainer.model.state_dict())]
+
+
 def one_of(rank: int, world: int, trials: list[str], paths: Paths, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
     settings = [TrialSettings.model_validate_json(one) for one in trials]
-    torch.save(parts_of(settings, paths, folder / "trial", rank, world), folder / f"{world}-{rank}.pt")
+    if settings[0].resources.parallel == "fsdp":
+        found = [steps_of(one, paths, folder / "trial", rank, world) for one in settings]
+    else:
+        found = parts_of(settings, paths, folder / "trial", rank, world)
+    torch.save(found, folder / f"{world}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -97,3 +116,20 @@ def test_every_objective_is_that_of_the_whole_batch(make_trial: Any, paths: Path
                     assert error < 1e-3, (world, name, error)
                 counted += counts
     assert not all(counted), "some worker has no clip of a kind"
+
+
+def test_encoders_of_others_are_sharded_as_the_one_that_ships(make_trial: Any, paths: Paths, tmp_path: Path) -> None:
+    base = make_trial("hw").model_dump()
+    encoder = {"name": "timm", "params": {"model": "vit_tiny_patch16_224"}, "width": 192, "heads": 3, "depth": 12}
+    preset = {**base["preset"], "model": {**base["preset"]["model"], "encoder": {**encoder, "patch": 16}}}
+    settings = TrialSettings.model_validate(
+        {**base, "preset": preset, "resources": {**base["resources"], "workers": 2, "parallel": "fsdp"}}
+    )
+    losses, model = steps_of(settings, paths, tmp_path / "alone")
+    spawn(one_of, (2, [settings.model_dump_json()], paths, tmp_path), nprocs=2)
+    for rank in range(2):
+        ((same_losses, same),) = torch.load(tmp_path / f"2-{rank}.pt", weights_only=False)
+        assert same_losses == pytest.approx(losses, rel=1e-3)
+        for name, value in model.items():
+            if isinstance(value, Tensor):
+                torch.testing.assert_close(same[name], value, rtol=0, atol=2e-3, msg=name)
