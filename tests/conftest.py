@@ -23,7 +23,7 @@ from equipoise.models import probe_records
 from equipoise.models.encoders import base
 from equipoise.models.objectives import registry
 from equipoise.platform.record.home import Home
-from equipoise.platform.settings import plugins
+from equipoise.platform.settings import benchmarks, plugins
 from equipoise.platform.settings.preset import load_preset
 from equipoise.platform.settings.trial import TrialSettings, load_regime
 from equipoise.platform.settings.variant import load_variant
@@ -64,6 +64,7 @@ def own_objectives() -> Iterator[None]:
         registry._known,
         base._known,
         probe_records._known,
+        benchmarks._known,
         importers.RELEASES,
         plugins._origins,
     )

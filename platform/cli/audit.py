@@ -94,11 +94,14 @@ def audit_settings(
     from equipoise.platform.errors import SettingsError, nearest
     from equipoise.platform.settings.base import parse
     from equipoise.platform.settings.files import shipped
+    from equipoise.platform.settings.plugins import plugin_of
     from equipoise.platform.settings.preset import load_preset
     from equipoise.platform.settings.study import load_sweep, space_settings, variant_in
     from equipoise.platform.settings.trial import TrialSettings, load_regime
     from equipoise.platform.settings.variant import variants
 
+    for file in plugins:
+        plugin_of(file)
     known, spaces = variants(), shipped("spaces")
     changes = {"preset": preset, "regime": regime, "set": overrides, "reading": reading, "plugins": plugins}
     if chosen is not None:

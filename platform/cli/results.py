@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from equipoise.platform.storage import Place
 
 FILES = (".pt", ".pth", ".bin", ".safetensors")  # endings of other people's checkpoints
-BROUGHT = ("objectives", "encoders", "probes", "importers")
+BROUGHT = ("objectives", "encoders", "probes", "benchmarks", "importers")
 LISTED = (*BROUGHT, "variants", "presets", "regimes", "spaces", "studies", "references")
 
 
@@ -224,7 +224,7 @@ def _only_regime(path: Path, published: bool) -> str:
 @plugin_option
 @json_option
 def list_(what: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """List what there is: objectives, encoders, probes and importers, plug-ins' too; variants, presets and so on."""
+    """List what there is: objectives, encoders, probes, importers, plug-ins' too; variants, presets and so on."""
     from equipoise.platform.settings.files import load_yaml, shipped
 
     if plugins and what not in BROUGHT:
@@ -253,7 +253,9 @@ def list_(what: str, plugins: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         emit({what: [{"name": k, "description": v} for k, v in found.items()]})
         return
-    width = max(len(k) for k in found)
+    if not found:
+        click.echo(f"No {what}: those that ship are in regimes (list regimes), a plug-in can bring others.")
+    width = max(map(len, found), default=0)
     for name, description in found.items():
         click.echo(f"{name:{width}}  {description}")
 

@@ -1,4 +1,4 @@
-"""Objectives, encoders and probes of a person's own: a file that registers them, or a package with an entry point.
+"""Objectives, encoders, probes and benchmarks of a person's own: files that register them, or packages' entry points.
 
 A file travels as its text inside the settings of every trial, so that it is there on every node, in every checkpoint
 and in a study that was moved; its sha256 belongs to the trial's key. A package has to be installed wherever it is used,
@@ -27,6 +27,7 @@ from equipoise.models.objectives.registry import register
 from equipoise.models.probe_records import PROBES, SHIPPED, ProbeRecord, register_probe
 from equipoise.platform.errors import SettingsError
 from equipoise.platform.settings.base import Settings, parse
+from equipoise.platform.settings.benchmarks import BENCHMARKS, BenchmarkRecord, register_benchmark
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Kind:
         known: every record of the kind, by name.
         record: their type.
         register: makes one known.
-        defines: the function or class that defines one.
+        defines: the function or class that defines one; None: it is data of the module that registers it.
         describe: one line.
     """
 
     known: Mapping[str, Any]
     record: type
     register: Callable[[Any], Any]
-    defines: Callable[[Any], Callable[..., Any]] = lambda record: record.factory
+    defines: Callable[[Any], Callable[..., Any] | None] = lambda record: record.factory
     describe: Callable[[Any], str] = lambda record: str(record.description)
 
 
@@ -52,6 +53,7 @@ KINDS: dict[str, Kind] = {
     "objectives": Kind(RECORDS, ObjectiveRecord, register),
     "encoders": Kind(ENCODERS, EncoderRecord, register_encoder),
     "probes": Kind(PROBES, ProbeRecord, register_probe),
+    "benchmarks": Kind(BENCHMARKS, BenchmarkRecord, register_benchmark, lambda record: None),
 }
 """What can be brought; a room that settings do not know adds its own (`bring`). ``equipoise.objectives`` and so on are
 groups of entry points of packages: each entry names a record, several of them, or a module that registers its own."""
@@ -180,7 +182,7 @@ def installed() -> Mapping[tuple[str, str], Plugin]:
             continue
         for key in _new(before):
             own = KINDS[key[0]]
-            digest = _sha256_of(own.defines(own.known[key[1]]))
+            digest = _sha256_of(own.defines(own.known[key[1]]) or sys.modules[point.module])
             found[key] = Plugin(name=name, version=version, sha256=digest)
     return found
 
@@ -193,9 +195,9 @@ def _new(before: Mapping[tuple[str, str], Any]) -> list[tuple[str, str]]:
     return [key for key, record in _registered().items() if before.get(key) is not record]
 
 
-def _sha256_of(factory: Callable[..., Any]) -> str:
-    """Of the file that defines an objective or an encoder."""
-    file = inspect.getsourcefile(factory)
+def _sha256_of(what: Callable[..., Any] | ModuleType) -> str:
+    """Of the file that defines an objective or an encoder, or of a module's."""
+    file = inspect.getsourcefile(what)
     assert file is not None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 

@@ -11,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 
 from equipoise.platform.errors import nearest
 from equipoise.platform.settings.base import Settings, parse
+from equipoise.platform.settings.benchmarks import BENCHMARKS
 from equipoise.platform.settings.files import find, load_yaml
 from equipoise.platform.settings.names import Name, check_names
-from equipoise.platform.settings.plugins import Plugin, origin_of, use, used_by
+from equipoise.platform.settings.plugins import Plugin, installed, origin_of, use, used_by
 from equipoise.platform.settings.preset import Preset, renamed
 from equipoise.platform.settings.variant import Reading, Variant
 
@@ -46,7 +47,22 @@ class Regime(Settings):
     name: Name
     description: str = ""
     sources: dict[str, SourceSetting] = Field(min_length=1)
-    benchmarks: dict[str, BenchmarkSetting] = Field(min_length=1)
+    benchmarks: dict[str, BenchmarkSetting] = Field(
+        min_length=1, description="by name; one of a plug-in needs no more than its name"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brought(cls, data: Any) -> Any:
+        given = data.get("benchmarks") if isinstance(data, Mapping) else None
+        if not isinstance(given, Mapping) or None not in given.values():
+            return data
+        installed()
+        for name in (name for name, setting in given.items() if setting is None and name not in BENCHMARKS):
+            known = nearest(str(name), BENCHMARKS) if BENCHMARKS else "no plug-in brings any"
+            raise ValueError(f"benchmark {name!r} has no settings here, and is of no plug-in: {known}")
+        whole = {name: BENCHMARKS[name].setting() if setting is None else setting for name, setting in given.items()}
+        return {**data, "benchmarks": whole}
 
     @field_validator("sources", "benchmarks")
     @classmethod

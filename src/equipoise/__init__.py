@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from equipoise.models.geometry import TokenGrid
     from equipoise.models.objectives import Latents, Objective, ObjectiveRecord, register
     from equipoise.models.probe_records import ProbeRecord, register_probe
+    from equipoise.platform.settings.benchmarks import BenchmarkRecord, register_benchmark
     from equipoise.platform.api import (
         Study,
         ablate,
@@ -42,6 +43,7 @@ __all__ = [
     "ReleaseListing",
     "Study",
     "TokenGrid",
+    "BenchmarkRecord",
     "ablate",
     "load_ablation",
     "load_encoder",
@@ -51,6 +53,7 @@ __all__ = [
     "read_results",
     "reference",
     "register",
+    "register_benchmark",
     "register_encoder",
     "register_importer",
     "register_probe",
@@ -63,6 +66,7 @@ _WRITTEN_WITH = {
     **dict.fromkeys(("Encoder", "EncoderConfig", "EncoderRecord", "register_encoder"), "equipoise.models.encoders"),
     **dict.fromkeys(("ProbeRecord", "register_probe"), "equipoise.models.probe_records"),
     **dict.fromkeys(("Release", "ReleaseListing"), "equipoise.data._lists"),
+    **dict.fromkeys(("BenchmarkRecord", "register_benchmark"), "equipoise.platform.settings.benchmarks"),
     "register_importer": "equipoise.data.importers_layouts",
     "TokenGrid": "equipoise.models.geometry",
 }

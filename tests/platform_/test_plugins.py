@@ -359,6 +359,33 @@ def test_an_importer_of_ones_own_is_used_as_those_that_ship(call: Call, tmp_path
     assert Manifest.read(tmp_path / "home" / "data" / "mine" / "test.parquet").label_name.tolist() == ["a"]
 
 
+# --- a benchmark
+
+BENCHMARK = """
+from equipoise import BenchmarkRecord, register_benchmark
+
+TRAIN, TEST = (f"miniature/mini_in/{part}.parquet" for part in ("train", "test"))
+register_benchmark(BenchmarkRecord("our_in", "the set of the group", "Our-IN", TRAIN, TEST, "linear"))
+"""
+
+
+def test_a_benchmark_of_a_plug_in_needs_its_name_alone(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "ours.py").write_text(BENCHMARK)
+    regime = load_regime("miniature").model_dump()
+    whole = {"title": "Our-IN", "train": "miniature/mini_in/train.parquet", "test": "miniature/mini_in/test.parquet"}
+    for name, settings in (("named", None), ("whole", {**whole, "probe": "linear"})):
+        content = {**regime, "name": "ours", "benchmarks": {**regime["benchmarks"], "our_in": settings}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SettingsError, match="benchmark 'our_in' has no settings here, and is of no plug-in"):
+        load_regime(str(tmp_path / "named.yaml"))
+    assert call("list", "benchmarks")[1].startswith("No benchmarks")
+    assert "the set of the group [ours.py (sha256 " in call("list", "benchmarks", "--plugin", tmp_path / "ours.py")[1]
+    study = {"name": "o", "regime": str(tmp_path / "named.yaml"), "preset": "nano", "variants": ["hw"]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "plugins": ["ours.py"]}))
+    definition = load_ablation(str(tmp_path / "study.yaml"), {})
+    assert definition.load()[1] == load_regime(str(tmp_path / "whole.yaml"))
+
+
 # --- mistakes
 
 

@@ -257,8 +257,10 @@ acme = "acme_objectives:record"
 acme = "acme_mixer:record"
 [project.entry-points."equipoise.probes"]
 acme = "acme_centroids"
+[project.entry-points."equipoise.benchmarks"]
+acme = "acme_benchmarks"
 [tool.setuptools]
-py-modules = ["acme_objectives", "acme_mixer", "acme_centroids"]
+py-modules = ["acme_objectives", "acme_mixer", "acme_centroids", "acme_benchmarks"]
 """,
     "acme_objectives.py": """
 from equipoise import Latents, Objective, ObjectiveRecord
@@ -274,6 +276,12 @@ class SlowDrift(Objective):
 
 record = ObjectiveRecord("slow_drift", "features drift slowly", 0.1, (), ("encoder",), "ACME", SlowDrift)
 """,
+    "acme_benchmarks.py": """
+from equipoise import BenchmarkRecord, register_benchmark
+
+parts = [f"miniature/mini_in/{part}.parquet" for part in ("train", "test", "select")]
+register_benchmark(BenchmarkRecord("acme_in", "pictures", "ACME-IN", *parts[:2], "mine", parts[2]))
+""",
     "acme_centroids.py": """
 import torch
 from equipoise import ProbeRecord, register_probe
@@ -288,12 +296,13 @@ register_probe(ProbeRecord("centroids", "distance to the mean of each class", fi
 
 
 def with_its_encoder_and_probe(tiny_data: Path, tmp_path: Path) -> dict[str, str]:
-    """A preset whose encoder, and a regime one of whose benchmarks' probe, come from the package."""
+    """A preset whose encoder, and a regime one of whose benchmarks with its probe, come from the package."""
     preset = yaml.safe_load((tiny_data / "tiny.yaml").read_text())
     preset["model"]["encoder"]["name"] = "acme_mixer"
     preset["probes"]["mine"] = {"kind": "centroids", "params": {"power": [0.5, 1.0]}}
     regime = load_regime("miniature").model_dump(mode="json")
-    regime["benchmarks"]["mini_in"]["probe"] = "mine"
+    del regime["benchmarks"]["mini_in"]
+    regime["benchmarks"]["acme_in"] = None
     for name, content in (("preset", preset), ("regime", regime)):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return {name: str(tmp_path / f"{name}.yaml") for name in ("preset", "regime")}
@@ -392,7 +401,7 @@ def test_a_driver_that_is_stopped_by_ctrl_c_resumes_without_losing_or_doubling(
     }
     kept = checkpoints.load((searched.result or {})["checkpoint"])
     assert type(frozen_encoder(kept)).__name__ == "AcmeMixer"
-    assert searched.asked.protocol("mini_in").startswith("mine ")
+    assert searched.asked.protocol("acme_in").startswith("mine ")
     record = StudyRecord.open(home, "stopped")
     (file_of_audit,) = (f for f in record.tracker.files(record.run_id, "audit") if f.endswith(".json"))
     audited = record.artifact(file_of_audit, "audit")["objectives"]
