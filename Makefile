@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install quickstart test long mutants browser quick lint clean
+.PHONY: install quickstart test long mutants browser tex quick lint clean
 
 install: $(STAMP)
 
@@ -24,11 +24,17 @@ browser:
 	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver >/dev/null; } \
 	  || echo "No browser here: the tests of pages will say so (Debian: apt install chromium chromium-driver)"
 
+# And the test of LaTeX tables a LaTeX.
+tex:
+	@command -v pdflatex >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends texlive-latex-recommended >/dev/null; } \
+	  || echo "No LaTeX here: its test will say so (Debian: apt install texlive-latex-recommended)"
+
 test: install lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" --durations 25
 
 # Faults and growth of clusters that take minutes each.
-long: install
+long: install tex
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 # Whether the tests notice single changes of the code: an hour (bench/mutants.md).

@@ -19,6 +19,7 @@ from equipoise.platform.cli.explain import explain
 from equipoise.platform.cli.export import export
 from equipoise.platform.cli.kept import studies
 from equipoise.platform.cli.new import new
+from equipoise.platform.cli.paper import table
 from equipoise.platform.cli.plain import as_typed, speak_plainly
 from equipoise.platform.cli.pool import pool
 from equipoise.platform.cli.report import report
@@ -36,7 +37,7 @@ def cli() -> None:
 
 
 STUDIES = (ablate, bundle, confirm, pretrain, quickstart, replicate, sweep, unbundle)
-RESULTS = (audit, claims, effects, explain, export, front, pool, probe, report, ui)
+RESULTS = (audit, claims, effects, explain, export, front, pool, probe, report, table, ui)
 for command in (*STUDIES, *RESULTS, data, list_, new, show, space, studies):
     cli.add_command(command)
 

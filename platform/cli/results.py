@@ -23,6 +23,7 @@ from equipoise.platform.cli.options import (
     progress_bar,
     reference_option,
     regime_option,
+    results_options,
     terminal,
 )
 from equipoise.platform.errors import EquipoiseError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from equipoise.platform.record.home import Home
     from equipoise.platform.record.reading import StudyRecord
     from equipoise.platform.settings.trial import TrialSettings
+    from equipoise.platform.stats.table import ResultTable
     from equipoise.platform.storage import Place
 
 FILES = (".pt", ".pth", ".bin", ".safetensors")  # endings of other people's checkpoints
@@ -159,11 +161,7 @@ def _keep_opening(home: Home, checkpoint: str, settings: TrialSettings) -> None:
 @click.command()
 @click.argument("study", required=False)
 @reference_option
-@click.option("--results", type=click.Path(path_type=Path), help="A CSV of accuracies instead of a study.")
-@click.option("--published", is_flag=True, help="The paper's published table instead of a study.")
-@click.option("--regime", help="Regime of the CSV's rows: mixed or ucf101 in the published table.")
-@click.option("--baseline", help="Variant of the CSV that gains are measured against; default: baseline.")
-@click.option("--benchmarks", metavar="A,B,...", help="Benchmarks of the CSV; default: the published ones, or all.")
+@results_options
 @click.option("--tolerance", type=click.FloatRange(0), help="Points a candidate may lose; default: noise floor.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The plot: .png, .pdf or .svg.")
 @home_options
@@ -184,6 +182,33 @@ def front(
     """Show the Pareto front of a STUDY (name or MLflow run id) and its leading candidate."""
     from equipoise.platform.report.front import conclude_study, conclude_table
     from equipoise.platform.report.tables.front import show
+
+    given = table_of(study, reference, results, published, regime, baseline, benchmarks)
+    if given is None:
+        found = conclude_study(places.read(study, reference), out, tolerance)
+    else:
+        found = conclude_table(*given, out, tolerance, baseline or "baseline")
+    if as_json:
+        emit(found.to_dict())
+    else:
+        show(found, terminal())
+
+
+def table_of(
+    study: str | None,
+    reference: str | None,
+    results: Path | None,
+    published: bool,
+    regime: str | None,
+    baseline: str | None,
+    benchmarks: str | None,
+) -> tuple[ResultTable, str] | None:
+    """Accuracies and what they are of, where a CSV is asked for; None where a study is.
+
+    Raises:
+        UsageError: not exactly one is asked for, or a study with what goes with a CSV.
+        ResultsError: it cannot be read.
+    """
     from equipoise.platform.stats.published import published_path, read_csv
 
     if sum([study is not None, reference is not None, results is not None, published]) != 1:
@@ -192,19 +217,13 @@ def front(
         for option, value in (("regime", regime), ("baseline", baseline), ("benchmarks", benchmarks)):
             if value is not None:
                 raise click.UsageError(f"--{option} goes with --results or --published: a study has its own")
-        found = conclude_study(places.read(study, reference), out, tolerance)
-    else:
-        path = published_path() if published else results
-        assert path is not None
-        regime = regime or _only_regime(path, published)
-        named = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
-        table = read_csv(path, regime, benchmarks=named, baseline=baseline or "baseline")
-        title = f"{path.stem}, {regime} regime"
-        found = conclude_table(table, out, title, tolerance, baseline or "baseline")
-    if as_json:
-        emit(found.to_dict())
-    else:
-        show(found, terminal())
+        return None
+    path = published_path() if published else results
+    assert path is not None
+    regime = regime or _only_regime(path, published)
+    named = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
+    table = read_csv(path, regime, benchmarks=named, baseline=baseline or "baseline")
+    return table, f"{path.stem}, {regime} regime"
 
 
 def _only_regime(path: Path, published: bool) -> str:

@@ -65,7 +65,7 @@ class Conclusion:
 
 
 def conclude_table(
-    table: ResultTable, out: Path | None, title: str, tolerance: float | None, baseline: str = BASELINE
+    table: ResultTable, title: str, out: Path | None, tolerance: float | None, baseline: str = BASELINE
 ) -> Conclusion:
     """Select from a table, and draw the front where a picture is asked for."""
     found = select(table, tolerance=tolerance, baseline=baseline).with_notes(table.notes)

@@ -75,7 +75,7 @@ def table(variant: str) -> ResultTable:
 @example("<b>&amp;</b>")
 @example("a\\[b]")
 def test_any_name_of_a_table_is_shown_as_it_is_written(tmp_path: Path, name: str) -> None:
-    found = conclude_table(table(name), tmp_path / "front.png", name, None)
+    found = conclude_table(table(name), name, tmp_path / "front.png", None)
     console = Console(file=(out := io.StringIO()), width=400, markup=False, emoji=False, highlight=False)
     show(found, console)
     assert name in out.getvalue()
