@@ -14,6 +14,7 @@ from equipoise.platform.cli.bundles import bundle, replicate, unbundle
 from equipoise.platform.cli.claims import claims
 from equipoise.platform.cli.confirm import confirm
 from equipoise.platform.cli.data import data
+from equipoise.platform.cli.doctor import doctor
 from equipoise.platform.cli.effects import effects
 from equipoise.platform.cli.explain import explain
 from equipoise.platform.cli.export import export
@@ -38,7 +39,7 @@ def cli() -> None:
 
 STUDIES = (ablate, bundle, confirm, pretrain, quickstart, replicate, sweep, unbundle)
 RESULTS = (audit, claims, effects, explain, export, front, pool, probe, report, table, ui)
-for command in (*STUDIES, *RESULTS, data, list_, new, show, space, studies):
+for command in (*STUDIES, *RESULTS, data, doctor, list_, new, show, space, studies):
     cli.add_command(command)
 
 
