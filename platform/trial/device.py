@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from equipoise.platform.errors import StudyError
+from equipoise.platform.errors import EquipoiseError, StudyError
 from equipoise.platform.settings.trial import Resources
 
 
@@ -32,6 +32,40 @@ def device_of(resources: Resources) -> torch.device:
             "driver and the CUDA build of PyTorch on the node, or leave --gpus-per-worker out"
         )
     return torch.device("cuda")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 by itself: GPUs that emulate it are slower with it than without."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+class OutOfMemoryError(EquipoiseError):
+    """What a trial needs does not fit; trying again would end alike."""
+
+
+@contextlib.contextmanager
+def enough_memory(device: torch.device, doing: str, lower: str) -> Iterator[None]:
+    """Say in one sentence that memory ran out, and what to lower.
+
+    Args:
+        device: where it is computed.
+        doing: what was done, ``step 12 of the training``.
+        lower: what takes less.
+
+    Raises:
+        OutOfMemoryError: it ran out.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        where = "the machine's memory"
+        if device.type == "cuda":
+            there = torch.cuda.get_device_properties(device).total_memory / 2**30
+            peak = torch.cuda.max_memory_allocated(device) / 2**30
+            where = f"memory of {torch.cuda.get_device_name(device)} ({there:.1f} GiB, {peak:.1f} GiB used at most)"
+        raise OutOfMemoryError(f"{doing} does not fit into {where}: lower {lower}") from error
 
 
 @contextlib.contextmanager

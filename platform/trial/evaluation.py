@@ -30,9 +30,11 @@ from equipoise.platform.settings.parts import Part
 from equipoise.platform.settings.preset import ProbeSetting
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place
+from equipoise.platform.trial.device import enough_memory
 from equipoise.platform.trial.features import Split, split_features
 from equipoise.platform.trial.parts import PartItems, part_items
 
+LESS = "views, clips, levels or labels of its probe, model.size or model.frames"
 PART = "equipoise.part"  # metadata of a file of outcomes: the part of its items
 
 
@@ -246,7 +248,11 @@ def score(
     Returns:
         One result per benchmark, in order.
     """
-    return [_scored(encoder, settings, paths, device, progress, features_of, name, part) for name in settings.scored]
+    found = []
+    for name in settings.scored:
+        with enough_memory(device, f"scoring on {name}", LESS):
+            found.append(_scored(encoder, settings, paths, device, progress, features_of, name, part))
+    return found
 
 
 def _scored(

@@ -20,6 +20,7 @@ from equipoise.platform.settings.mix import resolve
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial.caches import open_cache
+from equipoise.platform.trial.device import has_bfloat16
 
 EXTRACT_BATCH = 32  # clips that go through a frozen encoder together; 64 of `nano` take 7 % longer each on a processor
 
@@ -86,7 +87,7 @@ def _encoded(encoder: Encoder, items: Tensor, clips: int, pooled: bool, all_leve
         items if clips == 1 else items.unflatten(2, (clips, -1)).transpose(1, 2).flatten(0, 1)
     )  # [B clips, 3, F, S, S]
     patches, kind = encoder.patches(cut)
-    with torch.autocast(items.device.type, dtype=torch.bfloat16, enabled=items.device.type == "cuda"):
+    with torch.autocast(items.device.type, dtype=torch.bfloat16, enabled=has_bfloat16(items.device)):
         features = encoder(patches, kind, last_only=not all_levels)
     found: Tensor = features.float()
     if clips > 1:

@@ -23,6 +23,7 @@ from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths, Place, Where
 from equipoise.platform.trial import checkpoint as checkpoints
 from equipoise.platform.trial.batches import Batches
+from equipoise.platform.trial.device import enough_memory, has_bfloat16
 from equipoise.platform.trial.encoders import build_model
 from equipoise.platform.trial.reporter import Reporter, Rungs
 from equipoise.platform.trial.sharding import load_optimiser, whole
@@ -30,6 +31,7 @@ from equipoise.platform.trial.sharding import load_optimiser, whole
 NOTICE_EVERY = (
     10  # steps between two questions whether the machine was told to go: with Ray Train all workers meet there
 )
+LESS = "optimisation.batch, model.size or model.frames, or share a trial among more workers"
 RANK_ITEMS = 2048  # tokens that enter the effective rank: enough for a stable entropy, a few milliseconds of SVD
 
 
@@ -88,7 +90,7 @@ class Trainer:
 
     def _precision(self) -> bool:
         wanted = self.o.precision
-        able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        able = has_bfloat16(self.device)
         if wanted == "bfloat16" and not able and self.device.type == "cuda":
             raise TrainingError("precision bfloat16: this GPU has none; use precision: auto or float32")
         return wanted == "bfloat16" or (wanted == "auto" and able)
@@ -138,7 +140,8 @@ class Trainer:
                 batch = next(stream_)
                 waited += time.perf_counter() - before
                 logs = (self.step + 1) % preset.log_every == 0 or self.step + 1 == self.o.steps
-                metrics = self.train_step(batch, health=logs)
+                with enough_memory(self.device, f"step {self.step + 1}", LESS):
+                    metrics = self.train_step(batch, health=logs)
                 self.step += 1
                 saves = self.step % preset.checkpoint_every == 0 or self.step == self.o.steps or self._told_to_go()
                 if logs or saves:

@@ -19,7 +19,9 @@ from equipoise.platform.errors import CheckpointError
 from equipoise.platform.settings.trial import TrialSettings
 from equipoise.platform.storage import Paths
 from equipoise.platform.trial import checkpoint as checkpoints
+from equipoise.platform.trial.device import OutOfMemoryError
 from equipoise.platform.trial.reporter import LocalReporter
+from equipoise.platform.trial.run import _may_pass
 from equipoise.platform.trial.trainer import Trainer, TrainingError, learning_rate
 
 Make = Callable[..., TrialSettings]
@@ -40,6 +42,33 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(
         torch.equal(one[k], other[k]) if isinstance(one[k], torch.Tensor) else one[k] == other[k] for k in one
     )
+
+
+def gone(words: str) -> None:
+    raise torch.OutOfMemoryError(words)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: torch.empty(2**50),  # the CPU's own refusal
+        lambda: [0] * 2**60,
+        lambda: gone("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_memory_that_runs_out_is_one_sentence_and_is_not_tried_again(
+    error: Callable[[], Any], make_trial: Make, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(make_trial(), paths, LocalReporter(tmp_path))
+    monkeypatch.setattr(trainer, "train_step", lambda *_, **__: error())
+    with pytest.raises(
+        OutOfMemoryError, match=r"step 1 does not fit into the machine's memory: lower optimisation\.batch"
+    ) as e:
+        trainer.run()
+    assert not _may_pass(e.value)
+    monkeypatch.setattr(trainer, "train_step", lambda *_, **__: 1 / torch.ones(2)[5])
+    with pytest.raises(IndexError):
+        trainer.run()
 
 
 def losses(reports: list[dict[str, float]]) -> dict[float, float]:
