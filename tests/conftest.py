@@ -22,6 +22,7 @@ from equipoise.data import importers, miniature
 from equipoise.models import probe_records
 from equipoise.models.encoders import base
 from equipoise.models.objectives import registry
+from equipoise.platform.cli import main as cli
 from equipoise.platform.record.home import Home
 from equipoise.platform.settings import benchmarks, plugins
 from equipoise.platform.settings.preset import load_preset
@@ -123,6 +124,7 @@ def home(tiny_data: Path, tmp_path: Path) -> Home:
     return Home(root)
 
 
+Call = Callable[..., tuple[int, str, str]]
 Make = Callable[..., TrialSettings]
 
 
@@ -141,6 +143,25 @@ def make_trial(tiny_data: Path) -> Make:
         return TrialSettings.model_validate(content)
 
     return make
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Run the command in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        out = capsys.readouterr()
+        assert "Traceback" not in out.err
+        return code, out.out, out.err
+
+    return run
 
 
 def _clip(path: Path, codec: str, number: int, frames: int = 12) -> None:

@@ -19,7 +19,6 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from equipoise.data.miniature import Sizes, build
-from equipoise.platform.cli import main as cli
 from equipoise.platform.record.home import Home
 from equipoise.platform.record.ledger import Ledger
 from equipoise.platform.record.reading import accuracies_of
@@ -199,28 +198,6 @@ def _check_books(home: Home, name: str, trials: int) -> dict[str, str]:
             assert row.result is not None
             assert accuracies_of(run, tuple(row.result["accuracies"]), row.result["part"]) == row.result["accuracies"]
     return {r.key: r.status for r in rows}
-
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Run the command in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out = capsys.readouterr()
-        assert "Traceback" not in out.err
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -82,9 +82,10 @@ def weights(outcome: Outcome) -> dict[str, torch.Tensor]:
 def test_workers_change_neither_the_loss_curve_nor_the_result(home: Home, tiny_data: Path, three_nodes: str) -> None:
     alone = train(home, tiny_data, three_nodes, "alone", "mixed")
     shared = {
-        "two": train(home, tiny_data, three_nodes, "two", "mixed", workers=2, placement="STRICT_SPREAD"),
         "four": train(home, tiny_data, three_nodes, "four", "mixed", workers=4, placement="SPREAD"),
-        "sharded": train(home, tiny_data, three_nodes, "sharded", "mixed", workers=2, parallel="fsdp"),
+        "sharded": train(
+            home, tiny_data, three_nodes, "sharded", "mixed", workers=2, parallel="fsdp", placement="STRICT_SPREAD"
+        ),
     }
     for name, outcome in shared.items():
         for metric in ("loss", "jepa", "context", *MIXED["objectives"]):
