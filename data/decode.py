@@ -229,7 +229,9 @@ def _packets(path: Path) -> int:
                 shown += packet.size > 0 and not packet.is_discard
         # The table of an MP4 file counts its packets, and can lie before them.
         if "mp4" in container.format.name and stream.frames > found:
-            raise DecodeError(path, f"it is cut off: of {stream.frames} frames {found} are there")
+            raise DecodeError(
+                path, f"of its {stream.frames} frames {found} are there: it is cut off, or begins without a key frame"
+            )
         stated = (container.duration or 0) / 1e6 + max(container.start_time or 0, 0) / 1e6
         # The header of a Matroska file has its duration, which may be rounded, or be longer by what a codec delays.
         if "matroska" in container.format.name and end < stated - max(SLACK_S, SLACK * stated):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,6 +193,19 @@ def _sha256(path: Path) -> str:
         raise DecodeError(path, f"it cannot be read: {error.strerror}") from error
 
 
+def _refuse_twins(name: str, split: str, classes: Sequence[str]) -> None:
+    """One class in two spellings would be two, which no accuracy shows."""
+    seen: dict[str, str] = {}
+    for label in classes:
+        other = seen.setdefault(unicodedata.normalize("NFC", label).casefold(), label)
+        if other != label:
+            one, two = (ascii(x) if ascii(x) != repr(x) else repr(x) for x in (other, label))
+            raise ManifestError(
+                f"{name}/{split}: classes {one} and {two} differ in capitals or in how accents are encoded alone, and "
+                "would be two: write them in one way, or give them numbers, as V-JEPA's lists do."
+            )
+
+
 def manifest_of_list(
     name: str,
     split: str,
@@ -218,10 +232,13 @@ def manifest_of_list(
         The manifest of the files that can be read, and a report of those that cannot.
 
     Raises:
-        ManifestError: if a label is not among the classes, a path is listed twice, or no file can be read.
+        ManifestError: if a label is not among the classes, a path is listed twice, no file can be read, or two classes
+            of the list differ in nothing but capitals or the encoding of accents.
         equipoise.data._files.WorkerError: if processes keep dying, and not at a file.
     """
     named = tuple(classes) if classes is not None else tuple(sorted({label for _, label in items}))
+    if classes is None:
+        _refuse_twins(name, split, named)
     ids = {label: i for i, label in enumerate(named)}
     labels = dict(items)
     if len(labels) != len(items):

@@ -342,6 +342,12 @@ def data_manifest(
     else:
         click.echo(f"{len(manifest)} items, {len(manifest.classes)} classes, {len(report.failures)} unreadable")
         click.echo(f"in {found['manifest']}")
+        for file, reason in report.failures[:NAMED]:
+            click.secho(f"unreadable: {file}: {reason}", fg="yellow")
+        if len(report.failures) > NAMED:
+            click.secho(
+                f"and {len(report.failures) - NAMED} more, named in {folder / f'{split}.report.json'}", fg="yellow"
+            )
         for other, both in shared.items():
             what = f"{len(both):,} of {len(manifest):,} are in {name}/{other} too: not to be told from learnt by heart"
             click.secho(f"{what}: {', '.join(both[:NAMED])}" + (", ..." if len(both) > NAMED else ""), fg="yellow")

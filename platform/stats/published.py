@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -57,6 +58,7 @@ def read_csv(
     path = Path(path)
     rows = _rows(path)
     known = list(dict.fromkeys(row["regime"] for _, row in rows))
+    _refuse_twins(path, rows)
     if regime not in known:
         raise ResultsError(f"{path} has no regime {regime!r}; {nearest(regime, known)}")
     variants = {row["variant"] for _, row in rows if row["regime"] == regime}
@@ -119,9 +121,26 @@ def _check_spelling(path: Path, rows: Rows, known: Mapping[str, Sequence[str]]) 
         if wrong:
             line, given = wrong[0]
             raise ResultsError(
-                f"{path}, line {line}: {column} {given!r} would be left out, with {len(wrong) - 1} more rows like it; "
+                f"{path}, line {line}: {column} {given!r} would be left out{_and_more(len(wrong) - 1)}; "
                 f"did you mean {right[_plain(given)]!r}? Write it in one way"
             )
+
+
+def _and_more(rows: int) -> str:
+    return f", with {rows} more {'row' if rows == 1 else 'rows'} like it" if rows else ""
+
+
+def _refuse_twins(path: Path, rows: Rows) -> None:
+    """A regime or a variant in two spellings would be two, and rows of one would be missed."""
+    for column in ("regime", "variant"):
+        seen: dict[str, str] = {}
+        for line, row in rows:
+            other = seen.setdefault(unicodedata.normalize("NFC", row[column]).casefold(), row[column])
+            if other != row[column]:
+                raise ResultsError(
+                    f"{path}, line {line}: {column} {row[column]!r} is {other!r} elsewhere, and would be another one: "
+                    "write it in one way"
+                )
 
 
 def _refuse_fractions(path: Path, scores: Sequence[Score]) -> None:
@@ -170,7 +189,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, delimiter=_delimiter(handle), strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = [name.strip().casefold() for name in next(reader, [])]
             twice = [name for name, count in Counter(header).items() if count > 1 and name]
             if twice:
                 raise ResultsError(f"{path} has the column {twice[0]!r} twice: which one counts? Leave one out")

@@ -127,6 +127,31 @@ def test_what_a_split_shares_with_another_is_counted_and_named(call: Call, tmp_p
     assert found["shared"] == {"train": ["a.png", "copy.png"]}
 
 
+def test_a_class_in_two_spellings_is_refused_and_not_two(call: Call, tmp_path: Path) -> None:
+    for first, second in (("Jump", "jump"), ("caf\u00e9", "cafe\u0301")):
+        root = tmp_path / f"set-{len(second)}"
+        for number, label in enumerate((first, second)):
+            (root / label).mkdir(parents=True)
+            Image.new("RGB", (20, 16), (90 * number, 9, 9)).save(root / label / f"{number}.png")
+        code, _, err = call("manifest", "mine", "train", "--root", root, "--home", tmp_path / "home")
+        assert code == 1
+        assert "differ in capitals or in how accents are encoded alone, and would be two" in err
+
+
+def test_files_that_cannot_be_read_are_named(call: Call, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / "set" / "a").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 16), (9 * number, 9, 9)).save(tmp_path / "set" / "a" / f"{number}.png")
+    for name in ("b0.png", "b1.mp4"):
+        (tmp_path / "set" / "a" / name).write_bytes(b"neither a picture nor a film")
+    where = ("--root", tmp_path / "set", "--home", tmp_path / "home")
+    code, out, err = call("manifest", "mine", "train", *where, "--budget", "1")
+    assert code == 0, err
+    assert "20 items, 1 classes, 2 unreadable" in out
+    assert "unreadable: a/b0.png: " in out
+    assert "unreadable: a/b1.mp4: " in out
+
+
 def test_a_list_of_vjepas_that_leads_nowhere_says_how_it_was_read(call: Call, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("/data/x.mp4 166\n/data/y.mp4 0\n")
     code, _, err = call("manifest", "own", "train", "--list", "list.csv", "--root", tmp_path, "--workers", 1)

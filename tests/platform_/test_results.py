@@ -134,7 +134,7 @@ def test_whole_numbers_as_pandas_writes_them(tmp_path: Path) -> None:
     [
         (
             {"benchmark": ["diving48", "SSv2"]},
-            "line 3: benchmark 'SSv2' would be left out, with 0 more rows",
+            "line 3: benchmark 'SSv2' would be left out; did you mean",
         ),
         ({"benchmark": ["Diving-48"] * 8}, "line 2: benchmark 'Diving-48' would be left out, with 7 more"),
         ({"probe": ["Attentive"]}, "probe 'Attentive' would be left out"),
@@ -173,6 +173,27 @@ def test_missing_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, ["mixed,baseline,1,ssv2,8.5"], "regime,variant,seed,benchmark,top1_percent")
     with pytest.raises(ResultsError, match="lacks the column probe"):
         read_csv(path, "mixed")
+
+
+@pytest.mark.parametrize(
+    ("column", "written"), [("regime", "Mixed"), ("variant", "HW"), ("variant", "mode\u0301le"), ("variant", "MODÈLE")]
+)
+def test_a_name_in_two_spellings_is_refused_and_not_two(column: str, written: str, tmp_path: Path) -> None:
+    rows = [
+        ["mixed", v, str(s), b, "attentive", "100", "50"]
+        for v in ("baseline", "hw", "modéle", "modèle")
+        for s in (1, 2)
+        for b in ("diving48", "ssv2")
+    ]
+    at = {"regime": 0, "variant": 1}[column]
+    rows[-1 if written != "HW" else 6][at] = written
+    with pytest.raises(ResultsError, match=f"{column} .* elsewhere, and would be another one: write it in one way"):
+        read_csv(saved(tmp_path, rows), "mixed", benchmarks=("diving48", "ssv2"))
+
+
+def test_columns_may_be_written_with_capitals(tmp_path: Path) -> None:
+    path = write(tmp_path, ["mixed,baseline,1,ssv2,linear,8.5"], "Regime,Variant,SEED,benchmark,Probe,Top1_percent")
+    assert read_csv(path, "mixed").mean_of("baseline") == {"ssv2": 8.5}
 
 
 def test_items_column_may_be_missing_or_blank(tmp_path: Path) -> None:
