@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -35,12 +36,17 @@ def _check_frames(frames: Tensor) -> None:
         raise TransformError(f"Frames must be uint8 [B, T, H, W, 3], got {frames.dtype} {list(frames.shape)}.")
 
 
+@cache
+def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Once for each device: to copy them there at every step would wait for what is queued on it."""
+    with torch.inference_mode(False):  # whoever asks first
+        std, mean = torch.tensor(STD), torch.tensor(MEAN)
+        return tuple(x.view(3, 1, 1, 1).to(device) for x in (1 / (255 * std), mean / std))  # type: ignore[return-value]
+
+
 def _scaled(pixels: Tensor) -> Tensor:
     """uint8 ``[B, 3, T, H, W]`` to normalised float32 of the same shape."""
-    std = torch.tensor(STD, device=pixels.device)
-    mean = torch.tensor(MEAN, device=pixels.device)
-    scale = (1 / (255 * std)).view(3, 1, 1, 1)
-    shift = (mean / std).view(3, 1, 1, 1)
+    scale, shift = _scale_and_shift(pixels.device)
     return pixels.to(torch.float32).mul_(scale).sub_(shift)
 
 

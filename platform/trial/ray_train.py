@@ -209,4 +209,10 @@ class TrainReporter:
         if self.parallel == "fsdp":
             return shard(model, self.device, self.world)
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(
+            model,
+            device_ids=ids,
+            find_unused_parameters=True,
+            broadcast_buffers=False,  # they are constants
+            gradient_as_bucket_view=True,  # one copy of the gradients and not two
+        )

@@ -197,7 +197,12 @@ def test_dockerfile_says_what_the_files_rely_on(deploy: Path, pinned: dict[str, 
     assert pinned["ray"]
     assert re.findall(r"^USER (\S+)", text, flags=re.MULTILINE)[-1] == "1000"
     assert "COPY . ." in text, "src/ holds links: the whole tree has to come along"
-    for setting in ("HOME=/home/ray", "EQUIPOISE_HOME=/home/ray/equipoise_home", "RAY_AUTH_MODE=token"):
+    for setting in (
+        "HOME=/home/ray",
+        "EQUIPOISE_HOME=/home/ray/equipoise_home",
+        "RAY_AUTH_MODE=token",
+        "NVIDIA_VISIBLE_DEVICES=all",
+    ):
         assert setting in text
     ignored = (deploy / "Dockerfile.dockerignore").read_text().split("\n")
     for kept in (
