@@ -6,17 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from equipoise.platform.cli.options import emit, json_option
+from equipoise.platform.cli.options import emit, json_option, named, named_variant
 
 if TYPE_CHECKING:
     from equipoise.platform.settings.base import Settings
 
+FOLDERS = {
+    "preset": ("presets", "preset"),
+    "regime": ("regimes", "regime"),
+    "space": ("spaces", "search space"),
+    "study": ("studies", "study"),
+}
 KINDS = ("preset", "regime", "variant", "space", "study")
+
+
+def _named(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """See that a name is one of its kind before what takes seconds to load."""
+    kind = context.params["kind"]
+    check = named_variant() if kind == "variant" else named(*FOLDERS[kind])
+    return None if value is None else check(context, parameter, value)
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
-@click.argument("name", metavar="NAME|FILE", required=False)
+@click.argument("name", metavar="NAME|FILE", required=False, callback=_named)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of a preset.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of such files instead, for an editor to check by.")
 @json_option

@@ -136,6 +136,8 @@ def test_a_near_miss_is_answered_by_what_was_meant(
         ("pretrain", "hww"),
         ("ablate", "miniature_ablation", "--variant", "hww"),
         ("audit", "hww"),
+        ("show", "preset", "nan"),
+        ("show", "variant", "hww"),
     ],
 )
 def test_names_are_read_without_what_takes_seconds_to_load(words: tuple[str, ...]) -> None:
