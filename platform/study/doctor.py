@@ -18,7 +18,6 @@ import psutil
 import torch
 from joblib import cpu_count
 
-from equipoise.models.errors import ModelError
 from equipoise.platform.errors import EquipoiseError
 from equipoise.platform.record.home import Home
 from equipoise.platform.settings.files import shipped
@@ -79,7 +78,7 @@ def examine(home: Home, address: str | None = None) -> Iterator[Finding]:
 def _kept(about: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except (EquipoiseError, ModelError) as error:
+    except EquipoiseError as error:
         return Finding(about, str(error), "fails")
     except OSError as error:
         return Finding(about, f"{error.strerror or error}: {error.filename}", "fails")
