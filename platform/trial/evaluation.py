@@ -274,7 +274,7 @@ def _scored(
     for one, found in items.items():
         if found.manifest not in whole:
             split = Split(settings, paths, found.manifest, probe_name)
-            told = None if progress is None else _named(progress, f"{name} {one}")
+            told = None if progress is None else _named(progress, f"{name} {one} features")
             whole[found.manifest] = features_of(encoder, split, device, progress=told)
     features = {one: _of_items(whole[i.manifest], i, setting.views) for one, i in items.items()}
     labels = {one: torch.from_numpy(i.labels).to(device) for one, i in items.items()}

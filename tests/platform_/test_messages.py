@@ -41,7 +41,7 @@ def test_a_task_comes_back_from_its_configuration(
 @pytest.mark.parametrize(
     "report",
     [
-        Progress("mini_dive train", 3, 9),
+        Progress("mini_dive train features", 3, 9),
         Trained(9, {"step": 3.0, "loss": 1.5}),
         RungScores(4, {"mini_dive": 12.5}, 0.25),
         Failed("the disk is full", halt=True),
