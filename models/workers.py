@@ -25,8 +25,8 @@ def total(x: Tensor, workers: Workers | None) -> Tensor:
     """Sum of ``x`` over the workers, on each of them, in its own dtype; ``x`` itself where one works alone.
 
     The gradient is that of data parallel training, which averages gradients over the workers: where all of them compute
-    the same loss from the sum, the average is the gradient of that loss. A sum that
-    enters another one has to be detached: no gradient of it comes from the other workers' part.
+    the same loss from the sum, the average is the gradient of that loss. A sum that enters another one has to be
+    detached: no gradient of it comes from the other workers' part.
     """
     return x if workers is None else _Total.apply(x, workers)
 

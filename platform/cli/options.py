@@ -163,22 +163,6 @@ def reference_option(command: F) -> F:
     )(command)
 
 
-def results_options(command: F) -> F:
-    """What names a CSV of accuracies instead of a study."""
-    options = [
-        click.option("--results", type=click.Path(path_type=Path), help="A CSV of accuracies instead of a study."),
-        click.option("--published", is_flag=True, help="The paper's published table instead of a study."),
-        click.option("--regime", help="Regime of the CSV's rows: mixed or ucf101 in the published table."),
-        click.option("--baseline", help="Variant of the CSV that gains are measured against; default: baseline."),
-        click.option(
-            "--benchmarks", metavar="A,B,...", help="Benchmarks of the CSV; default: the published ones, or all."
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def study_options(command: F) -> F:
     """Everything that the commands which run a study share, as ``asked``."""
     options = [

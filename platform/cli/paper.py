@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
+from equipoise.platform.cli.accuracies import ResultsOptions, results_options
 from equipoise.platform.cli.options import (
     Places,
     emit,
     home_options,
     json_option,
     reference_option,
-    results_options,
     say,
 )
 
@@ -36,11 +36,7 @@ from equipoise.platform.cli.options import (
 def table(
     study: str | None,
     reference: str | None,
-    results: Path | None,
-    published: bool,
-    regime: str | None,
-    baseline: str | None,
-    benchmarks: str | None,
+    accuracies: ResultsOptions,
     form: str,
     only: tuple[str, ...],
     digits: int,
@@ -51,21 +47,19 @@ def table(
     """Print the results of a STUDY as a paper has them: means, gains, intervals, what is more than chance."""
     from equipoise.platform.analysis.differences import noise_of
     from equipoise.platform.analysis.paper_table import paper_table
-    from equipoise.platform.cli.results import table_of
     from equipoise.platform.report.tables.paper import FORMATS
     from equipoise.platform.settings.variant import BASELINE
     from equipoise.platform.stats.noise import study_noise
     from equipoise.platform.stats.uncertainty import samples
 
-    given = table_of(study, reference, results, published, regime, baseline, benchmarks)
+    given = accuracies.table(study, reference)
     if given is None:
         record = places.read(study, reference)
         title = f"Study {record.name}"
         found = paper_table(record.table, record.samples, noise_of(record), title, baseline=BASELINE, only=only)
     else:
         rows, title = given
-        base = baseline or BASELINE
-        found = paper_table(rows, samples(rows), study_noise(rows), title, baseline=base, only=only)
+        found = paper_table(rows, samples(rows), study_noise(rows), title, baseline=accuracies.over, only=only)
     if as_json:
         emit(found.to_dict())
         return

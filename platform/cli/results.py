@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from equipoise.platform.cli.accuracies import ResultsOptions, results_options
 from equipoise.platform.cli.options import (
     Places,
     emit,
@@ -23,7 +24,6 @@ from equipoise.platform.cli.options import (
     progress_bar,
     reference_option,
     regime_option,
-    results_options,
     terminal,
 )
 from equipoise.platform.errors import EquipoiseError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from equipoise.platform.record.home import Home
     from equipoise.platform.record.reading import StudyRecord
     from equipoise.platform.settings.trial import TrialSettings
-    from equipoise.platform.stats.table import ResultTable
     from equipoise.platform.storage import Place
 
 FILES = (".pt", ".pth", ".bin", ".safetensors")  # endings of other people's checkpoints
@@ -169,11 +168,7 @@ def _keep_opening(home: Home, checkpoint: str, settings: TrialSettings) -> None:
 def front(
     study: str | None,
     reference: str | None,
-    results: Path | None,
-    published: bool,
-    regime: str | None,
-    baseline: str | None,
-    benchmarks: str | None,
+    accuracies: ResultsOptions,
     tolerance: float | None,
     out: Path | None,
     places: Places,
@@ -183,59 +178,15 @@ def front(
     from equipoise.platform.report.front import conclude_study, conclude_table
     from equipoise.platform.report.tables.front import show
 
-    given = table_of(study, reference, results, published, regime, baseline, benchmarks)
+    given = accuracies.table(study, reference)
     if given is None:
         found = conclude_study(places.read(study, reference), out, tolerance)
     else:
-        found = conclude_table(*given, out, tolerance, baseline or "baseline")
+        found = conclude_table(*given, out, tolerance, accuracies.over)
     if as_json:
         emit(found.to_dict())
     else:
         show(found, terminal())
-
-
-def table_of(
-    study: str | None,
-    reference: str | None,
-    results: Path | None,
-    published: bool,
-    regime: str | None,
-    baseline: str | None,
-    benchmarks: str | None,
-) -> tuple[ResultTable, str] | None:
-    """Accuracies and what they are of, where a CSV is asked for; None where a study is.
-
-    Raises:
-        UsageError: not exactly one is asked for, or a study with what goes with a CSV.
-        ResultsError: it cannot be read.
-    """
-    from equipoise.platform.stats.published import published_path, read_csv
-
-    if sum([study is not None, reference is not None, results is not None, published]) != 1:
-        raise click.UsageError("give one of: a STUDY, --reference NAME, --results FILE.csv, or --published")
-    if study is not None or reference is not None:
-        for option, value in (("regime", regime), ("baseline", baseline), ("benchmarks", benchmarks)):
-            if value is not None:
-                raise click.UsageError(f"--{option} goes with --results or --published: a study has its own")
-        return None
-    path = published_path() if published else results
-    assert path is not None
-    regime = regime or _only_regime(path, published)
-    named = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
-    table = read_csv(path, regime, benchmarks=named, baseline=baseline or "baseline")
-    return table, f"{path.stem}, {regime} regime"
-
-
-def _only_regime(path: Path, published: bool) -> str:
-    """The regime of a CSV that has one; of the published table the mixed one, which the paper is about."""
-    from equipoise.platform.stats.published import regimes_in
-
-    there = regimes_in(path)
-    if published:
-        return "mixed"
-    if len(there) != 1:
-        raise click.UsageError(f"--regime is missing: {path} has rows of {', '.join(there)}; say which to compare")
-    return there[0]
 
 
 @click.command("list")

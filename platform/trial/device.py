@@ -57,8 +57,10 @@ def enough_memory(device: torch.device, doing: str, lower: str) -> Iterator[None
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator has no error of its own; whatever else is a RuntimeError is something else.
+        ran_out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not ran_out:
             raise
         where = "the machine's memory"
         if device.type == "cuda":

@@ -66,9 +66,25 @@ def test_memory_that_runs_out_is_one_sentence_and_is_not_tried_again(
     ) as e:
         trainer.run()
     assert not _may_pass(e.value)
-    monkeypatch.setattr(trainer, "train_step", lambda *_, **__: 1 / torch.ones(2)[5])
-    with pytest.raises(IndexError):
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (lambda *_, **__: torch.ones(2)[5], IndexError),
+        (lambda *_, **__: torch.ones(2) @ torch.ones(3), RuntimeError),
+        (lambda *_, **__: torch.linalg.inv(torch.zeros(2, 2)), RuntimeError),
+        (lambda *_, **__: torch.nn.Module()(), NotImplementedError),
+    ],
+)
+def test_what_is_no_lack_of_memory_keeps_its_own_error(
+    step: Any, error: type[Exception], make_trial: Make, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(make_trial(), paths, LocalReporter(tmp_path))
+    monkeypatch.setattr(trainer, "train_step", step)
+    with pytest.raises(error) as found:
         trainer.run()
+    assert _may_pass(found.value)
 
 
 def losses(reports: list[dict[str, float]]) -> dict[float, float]:
